@@ -1,0 +1,2 @@
+//! Wallaby server.
+fn main() {}

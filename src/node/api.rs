@@ -1,0 +1,157 @@
+//! The public interface of a node, as `http` and `cli` see it: requests in, answers and errors out.
+
+use std::time::Duration;
+
+use crate::sqlite::{Reply, Request};
+
+/// The guarantee a read asks for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Level {
+    /// Answered by the node that received it only if a ReadIndex round confirmed the leader.
+    Linearizable,
+    /// Answered from the local database, whatever its age.
+    None,
+    /// Like linearizable, with an entry written to the log first, as rqlite does.
+    Strong,
+    /// Answered by the leader after a look at its own state.
+    #[default]
+    Weak,
+}
+
+/// A write, or a mix of reads and writes, with its delivery options.
+#[derive(Clone, Debug)]
+pub struct WriteRequest {
+    /// The statements.
+    pub request: Request,
+    /// How long the client is willing to wait.
+    pub timeout: Duration,
+}
+
+/// A read with its delivery options.
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    /// The statements; `Shape::Query` (or `Shape::Unified` when all are reads).
+    pub request: Request,
+    /// The guarantee asked for.
+    pub level: Level,
+    /// How long the client is willing to wait.
+    pub timeout: Duration,
+}
+
+/// What came of a request that was served.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The results.
+    pub reply: Reply,
+    /// The log index of the entry that carried it; `None` if nothing was written to the log.
+    pub raft_index: Option<u64>,
+    /// The node that executed it: its HTTP address if this one, the leader's Raft address if forwarded.
+    pub served_by: String,
+}
+
+/// Why a request was not served. For writes the three outcomes are kept apart: everything but
+/// `Unknown` is certainly not committed and may be sent again.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// The write was not appended to the log, for the reason given; it may be sent again.
+    #[error("not committed: {0}; it is safe to send the request again")]
+    NotCommitted(String),
+    /// No leader was known until the time-out.
+    #[error("leader not found")]
+    LeaderNotFound,
+    /// The database does not exist yet: the cluster has no leader that created it.
+    #[error("not ready: {0}")]
+    NotReady(String),
+    /// The queue of writes is full.
+    #[error("too many writes are waiting ({0}); send the request again later")]
+    Overloaded(String),
+    /// The node stopped serving, and says why.
+    #[error("this node has stopped serving: {0}")]
+    OutOfService(String),
+    /// The read could not be confirmed in time.
+    #[error("timed out: {0}")]
+    TimedOut(String),
+    /// The write may or may not have been committed; the server does not know and does not retry.
+    #[error("outcome unknown: {0}; the write may or may not have been committed")]
+    Unknown(String),
+}
+
+/// One member of the cluster as this node sees it.
+#[derive(Clone, Debug, Default)]
+pub struct MemberStatus {
+    /// The Raft id.
+    pub raft_id: u64,
+    /// `-node-id`, or the advertised Raft address.
+    pub name: String,
+    /// Advertised Raft address, `host:port`.
+    pub raft_addr: String,
+    /// Advertised HTTP address, `host:port`.
+    pub http_addr: String,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Whether it is the leader.
+    pub leader: bool,
+    /// Whether it answered just now.
+    pub reachable: bool,
+    /// How long its answer took.
+    pub elapsed: Duration,
+    /// Its version, if it answered.
+    pub version: String,
+    /// Why it did not answer.
+    pub error: Option<String>,
+}
+
+/// A node's own state.
+#[derive(Clone, Debug, Default)]
+pub struct NodeStatus {
+    /// The Raft id.
+    pub raft_id: u64,
+    /// `-node-id`.
+    pub name: String,
+    /// Cluster id, 32 hex digits; empty while unassigned.
+    pub cluster_id: String,
+    /// `Leader`, `Follower`, `Candidate`, `Learner` or `Shutdown`.
+    pub state: String,
+    /// The leader's Raft id, name, Raft address and HTTP address, if known.
+    pub leader: Option<MemberStatus>,
+    /// All members.
+    pub members: Vec<MemberStatus>,
+    /// The current term.
+    pub term: u64,
+    /// The last index in the log.
+    pub last_log_index: u64,
+    /// The last committed index that this node knows of.
+    pub committed_index: u64,
+    /// The last applied index.
+    pub applied_index: u64,
+    /// Index of the last data entry that was not rejected.
+    pub data_index: u64,
+    /// The index below which the log was purged.
+    pub purged_index: u64,
+    /// Index of the last durable checkpoint record.
+    pub checkpoint_index: u64,
+    /// Database hash, 32 hex digits.
+    pub database_hash: String,
+    /// Pages of the database.
+    pub page_count: u32,
+    /// Bytes per page; 0 before the genesis.
+    pub page_size: u32,
+    /// Bytes of SQLite's WAL.
+    pub wal_bytes: u64,
+    /// Bytes of the Raft log on disk.
+    pub log_bytes: u64,
+    /// Whether the database exists and everything recovered is applied.
+    pub ready: bool,
+    /// Why the node stopped serving, if it did.
+    pub out_of_service: Option<String>,
+    /// What keeps checkpoints from completing, if anything.
+    pub checkpoint_blocked: Option<String>,
+    /// Five counters by stage name: Grouped, Executed, Appended, Committed, Applied.
+    pub stages: Vec<(&'static str, u64)>,
+    /// The data directory.
+    pub data_dir: String,
+    /// Advertised addresses.
+    pub raft_addr: String,
+    /// Advertised HTTP address.
+    pub http_addr: String,
+}

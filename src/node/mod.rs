@@ -1,0 +1,5 @@
+//! Layer 2: where SQLite, the log and the network meet.
+
+mod api;
+
+pub use api::{Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served, WriteRequest};
