@@ -3,3 +3,7 @@
 mod api;
 
 pub use api::{Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served, WriteRequest};
+
+pub use crate::sqlite::{
+    Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value,
+};

@@ -1,0 +1,63 @@
+//! `GET /readyz`: whether this node can serve. One line per check, the first failed one last.
+
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Response, StatusCode};
+
+use super::parameters::Parameters;
+use super::refusal::{self, PLAIN};
+use super::server::Server;
+
+pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
+    let mut lines = vec!["[+]node ok".to_owned()];
+    let failure = if parameters.flag("noleader") {
+        None
+    } else {
+        let failure = failure(server, parameters, &mut lines).await;
+        if failure.is_none() {
+            lines.push("[+]db ok".to_owned());
+        }
+        failure
+    };
+    let status = if failure.is_none() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    lines.extend(failure);
+    let mut response = refusal::empty(status);
+    *response.body_mut() = Body::from(lines.join("\n"));
+    response.headers_mut().insert(CONTENT_TYPE, PLAIN);
+    response
+}
+
+/// Adds the checks that passed, and returns the line of the first one that did not.
+async fn failure(
+    server: &Server,
+    parameters: &Parameters,
+    lines: &mut Vec<String>,
+) -> Option<String> {
+    let status = server.node.status();
+    if status.leader.is_none() {
+        return Some("[+]leader does not exist".to_owned());
+    }
+    lines.push("[+]leader ok".to_owned());
+    if let Some(reason) = status.out_of_service {
+        lines.push("[+]store ok".to_owned());
+        return Some(format!("[+]db not ok: ({reason})"));
+    }
+    if !status.ready {
+        return Some("[+]store not ready".to_owned());
+    }
+    lines.push("[+]store ok".to_owned());
+    let sync = parameters.flag("sync");
+    match (server.node.ready(sync, parameters.timeout).await, sync) {
+        (Ok(()), true) => {
+            lines.push("[+]sync ok".to_owned());
+            None
+        }
+        (Ok(()), false) => None,
+        (Err(error), true) => Some(format!("[+]sync {error}")),
+        (Err(error), false) => Some(format!("[+]db not ok: ({error})")),
+    }
+}

@@ -1,0 +1,168 @@
+//! `/db/execute`, `/db/query` and `/db/request`: from body to statements to results.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, HeaderValue, Method, Request as HttpRequest, Response, StatusCode};
+
+use crate::node::{
+    Answer, Level, ReadRequest, Refusal, Reply, Request, Served, Shape, Statement, WriteRequest,
+};
+
+use super::body;
+use super::cell::Unrenderable;
+use super::parameters::{LevelAsked, Parameters};
+use super::refusal;
+use super::request::{self, RequestError};
+use super::response::{self, Envelope, Form};
+use super::server::Server;
+
+const SERVED_BY: HeaderName = HeaderName::from_static("x-rqlite-served-by");
+
+/// Bodies and results above these sizes are converted on a blocking thread: they would hold up
+/// every other call on this worker for milliseconds.
+const INLINE_BODY_BYTES_MAX: usize = 256 * 1024;
+const INLINE_VALUES_MAX: usize = 10_000;
+
+pub(super) async fn answer(
+    server: &Arc<Server>,
+    shape: Shape,
+    parameters: Parameters,
+    http_request: HttpRequest<Body>,
+) -> Response<Body> {
+    let started = Instant::now();
+    let statements = match statements(server, shape, &parameters, http_request).await {
+        Ok(statements) => statements,
+        Err(response) => return response,
+    };
+    let mut envelope = Envelope {
+        shape,
+        elapsed: Duration::ZERO,
+        raft_index: None,
+        form: Form {
+            associative: parameters.flag("associative"),
+            blob_array: parameters.flag("blob_array"),
+            pretty: parameters.flag("pretty"),
+            timings: parameters.flag("timings"),
+        },
+    };
+    let served = serve(server, shape, &parameters, statements).await;
+    envelope.elapsed = started.elapsed();
+    let served = match served {
+        Ok(served) => served,
+        Err(refusal) => return refusal::refused(&refusal, &envelope),
+    };
+    if parameters.flag("raft_index") {
+        envelope.raft_index = served.raft_index;
+    }
+    let served_by = HeaderValue::from_str(&served.served_by);
+    let failed = served.reply.error.is_some();
+    let mut response = match rendered(served.reply, envelope).await {
+        Ok(body) => refusal::json(StatusCode::OK, body),
+        Err(error) => refusal::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    };
+    // rqlite names the node only where statements were run.
+    if let (false, Ok(served_by)) = (failed, served_by) {
+        response.headers_mut().insert(SERVED_BY, served_by);
+    }
+    response
+}
+
+/// The statements of a call, or the answer that refuses it.
+async fn statements(
+    server: &Arc<Server>,
+    shape: Shape,
+    parameters: &Parameters,
+    http_request: HttpRequest<Body>,
+) -> Result<Vec<Statement>, Response<Body>> {
+    if http_request.method() == Method::GET {
+        // No `q` is an empty statement, which has no result.
+        let sql = parameters.text("q").unwrap_or_default().to_owned();
+        return Ok(vec![Statement {
+            sql,
+            parameters: Vec::new(),
+        }]);
+    }
+    let content_type = http_request.headers().get(CONTENT_TYPE);
+    let content_type = content_type
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let plain = shape != Shape::Unified && request::is_plain_text(content_type);
+    let options = &server.options;
+    let body = body::read(http_request, options.body_bytes_max, options.body_pause_max)
+        .await
+        .map_err(|error| refusal::text(error.status(), &error.to_string()))?;
+    if plain {
+        return Ok(request::plain_statement(&body));
+    }
+    parsed(body)
+        .await
+        .map_err(|error| refusal::text(StatusCode::BAD_REQUEST, &error.to_string()))
+}
+
+async fn parsed(body: Vec<u8>) -> Result<Vec<Statement>, RequestError> {
+    if body.len() <= INLINE_BODY_BYTES_MAX {
+        return request::parse_statements(&body);
+    }
+    let parsing = tokio::task::spawn_blocking(move || request::parse_statements(&body));
+    parsing.await.unwrap_or(Err(RequestError::Json))
+}
+
+async fn serve(
+    server: &Server,
+    shape: Shape,
+    parameters: &Parameters,
+    statements: Vec<Statement>,
+) -> Result<Served, Refusal> {
+    let request = Request {
+        statements,
+        transaction: parameters.flag("transaction"),
+        shape,
+        statement_time_max: parameters.statement_time_max,
+    };
+    let timeout = parameters.timeout;
+    if shape == Shape::Execute {
+        return server.node.execute(WriteRequest { request, timeout }).await;
+    }
+    let level = match parameters.level() {
+        LevelAsked::Fixed(level) => level,
+        LevelAsked::Auto if server.node.status().state == "Learner" => Level::None,
+        LevelAsked::Auto => Level::Weak,
+    };
+    // A request with writes waits for its commit, whatever the level of its reads.
+    let timeout = if level == Level::Linearizable && shape == Shape::Query {
+        timeout.min(parameters.linearizable_timeout)
+    } else {
+        timeout
+    };
+    let read = ReadRequest {
+        request,
+        level,
+        timeout,
+    };
+    if shape == Shape::Query {
+        server.node.query(read).await
+    } else {
+        server.node.request(read).await
+    }
+}
+
+async fn rendered(reply: Reply, envelope: Envelope) -> Result<Vec<u8>, Unrenderable> {
+    let values: usize = reply
+        .outcomes
+        .iter()
+        .map(|outcome| match &outcome.answer {
+            Answer::Rows(rows) => rows.values.len().saturating_mul(rows.columns.len()),
+            _ => 0,
+        })
+        .fold(0, usize::saturating_add);
+    if values <= INLINE_VALUES_MAX {
+        return response::render(&reply, &envelope);
+    }
+    let rendering = tokio::task::spawn_blocking(move || response::render(&reply, &envelope));
+    rendering
+        .await
+        .expect("rendering does not panic, and is not cancelled while it is awaited")
+}
