@@ -5,7 +5,7 @@
 //! | integer, magnitude up to 1e12 | that many seconds after 1970, UTC |
 //! | larger integer | that many milliseconds after 1970, UTC |
 //! | text `YYYY-MM-DD`, then nothing or `T` or spaces and a time of day | the same, completed |
-//! | time of day | `H:MM` or `HH:MM`, `:SS`, a fraction after `.` or `,`, `+HH:MM` or `-HH:MM` after seconds |
+//! | time of day | `H:MM` or `HH:MM`, `:SS`, fraction after `.` or `,`, zone `+HH:MM` |
 //! | one `Z` at the end | dropped before reading; no zone means UTC |
 //! | any other text | `0001-01-01T00:00:00Z` |
 //!

@@ -3,7 +3,7 @@
 //! | Value | Text |
 //! |---|---|
 //! | integer | all digits, the full signed 64-bit range |
-//! | double, `1e-6 <= abs < 1e21`, or zero | shortest digits that read back equal, no exponent, no `.0` |
+//! | double, `1e-6 <= abs < 1e21`, or zero | fewest digits that read back equal, no exponent |
 //! | any other finite double | the same digits with an exponent: `1e+21`, `1e-7` |
 //! | infinity, NaN | none; the caller decides |
 //! | `"` and `\` | `\"` and `\\` |

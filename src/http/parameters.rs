@@ -7,7 +7,7 @@
 //! | `timings`, `pretty`, `associative` | flag | off | form of the answer |
 //! | `raft_index`, `blob_array` | flag | off | form of the answer |
 //! | `timeout` | duration | 30 s | how long the client waits |
-//! | `linearizable_timeout` | duration | 10 s | the same for the confirmation of a linearizable read |
+//! | `linearizable_timeout` | duration | 10 s | the same for linearizable reads |
 //! | `db_timeout` | duration | none | longest run of one statement; zero means none |
 //! | `freshness`, `freshness_strict` | duration, flag | | checked here |
 //! | `retries`, `trailing_logs` | integer | | checked here |

@@ -3,8 +3,10 @@
 //! | Refusal | Status | Body |
 //! |---|---|---|
 //! | `LeaderNotFound` | 503 | `leader not found`, plain text, as rqlite |
-//! | `NotCommitted`, `NotReady`, `Overloaded`, `OutOfService` | 503 | `{"results":[],"error":"..."}` |
-//! | `TimedOut`, `Unknown` | 504 | `{"results":[],"error":"..."}` |
+//! | `NotCommitted`, `NotReady`, `Overloaded`, `OutOfService` | 503 | results and error |
+//! | `TimedOut`, `Unknown` | 504 | results and error |
+//!
+//! "results and error" is `{"results":[],"error":"..."}`, the error being the refusal's text.
 //!
 //! rqlite answers 200 with a top-level `error` to most of these. A client that looks only at the
 //! status would take a write of unknown outcome for a success, so the status says it here.

@@ -14,7 +14,7 @@
 //! | any other number | REAL |
 //! | `true`, `false` | INTEGER 1, 0 |
 //! | `null` | NULL |
-//! | string `x'..'` or `X'..'`, an even number of hexadecimal digits, spaces around it ignored | BLOB |
+//! | string `x'..'` or `X'..'` of whole hexadecimal bytes, spaces around it ignored | BLOB |
 //! | any other string | TEXT |
 //! | array of integers 0 to 255 | BLOB |
 //!
