@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::header::CONTENT_LENGTH;
+use axum::body::{Body, BodyDataStream};
+use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use axum::http::{Request, StatusCode};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
 /// Reserved at most before a byte has arrived, whatever length a client announces.
 const RESERVED_BYTES_MAX: usize = 64 * 1024;
+
+/// For so long the rest of a refused body is read and thrown away. A connection closed while the
+/// client is still sending is reset, and the client may never see why.
+const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Why a body could not be read.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -36,7 +40,7 @@ impl BodyError {
     }
 }
 
-/// Reads a whole body. An announced length beyond the limit is refused before anything is read;
+/// Reads a whole body. An announced length beyond the limit is refused before anything is kept;
 /// the bytes are counted as well, because a chunked body announces nothing.
 pub(super) async fn read(
     request: Request<Body>,
@@ -48,11 +52,15 @@ pub(super) async fn read(
         .and_then(|length| length.to_str().ok()?.parse().ok())
         .unwrap_or(0);
     let announced = usize::try_from(announced).unwrap_or(usize::MAX);
+    let waits_for_consent = request.headers().contains_key(EXPECT);
+    let mut stream = request.into_body().into_data_stream();
     if announced > bytes_max {
+        if !waits_for_consent {
+            discard(&mut stream).await;
+        }
         return Err(BodyError::TooLarge(bytes_max));
     }
     let mut bytes = Vec::with_capacity(announced.min(RESERVED_BYTES_MAX));
-    let mut stream = request.into_body().into_data_stream();
     loop {
         let next = timeout(pause_max, stream.next()).await;
         let chunk = match next.map_err(|_| BodyError::Stalled(pause_max))? {
@@ -61,8 +69,17 @@ pub(super) async fn read(
             Some(Ok(chunk)) => chunk,
         };
         if chunk.len() > bytes_max - bytes.len() {
+            // Not kept while the rest is thrown away.
+            drop(bytes);
+            discard(&mut stream).await;
             return Err(BodyError::TooLarge(bytes_max));
         }
         bytes.extend_from_slice(&chunk);
     }
+}
+
+async fn discard(stream: &mut BodyDataStream) {
+    let rest = async { while let Some(Ok(_)) = stream.next().await {} };
+    // Running out of time is an end like any other: the answer is the same.
+    let _ = timeout(DISCARD_TIME_MAX, rest).await;
 }
