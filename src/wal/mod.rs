@@ -1,7 +1,7 @@
 //! Layer 0: bytes. SQLite's WAL format, the WAL-index, and the delta that travels between nodes.
 //!
-//! What it owns: the layouts in [`mod@format`], [`index`] and [`delta`], each described in a
-//! table in the file that implements it and nowhere else, and the quantities that all layers share (page
+//! What it owns: the layouts in [`mod@format`], [`index`] and [`delta`], each described in a table
+//! in the file that implements it and nowhere else, and the quantities that all layers share (page
 //! numbers, counts and sizes, hashes, positions).
 //!
 //! Invariants:
