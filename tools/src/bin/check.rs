@@ -1,0 +1,115 @@
+//! What CI runs, on a laptop: `cargo check-all`.
+//!
+//! Format, lints, documents, tests; stops at the first step that fails, and says how long each took.
+//! `cargo check-all -- lint` runs one step.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+/// A cargo command and what it stands for.
+struct Step {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    /// Set for this step only.
+    environment: &'static [(&'static str, &'static str)],
+}
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = env::args().skip(1).collect();
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|name| STEPS.iter().all(|step| step.name != **name))
+    {
+        let known: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
+        eprintln!(
+            "check: no step {unknown:?}; there are: {}",
+            known.join(", ")
+        );
+        return ExitCode::from(2);
+    }
+    let begin = Instant::now();
+    for step in &STEPS {
+        if !wanted.is_empty() && !wanted.iter().any(|name| name == step.name) {
+            continue;
+        }
+        println!("== {}: cargo {}", step.name, step.arguments.join(" "));
+        let step_begin = Instant::now();
+        let result = run(step);
+        let seconds = step_begin.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => println!("== {}: ok after {seconds:.1} s", step.name),
+            Err(reason) => {
+                println!("== {}: FAILED after {seconds:.1} s: {reason}", step.name);
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    println!("== all ok after {:.1} s", begin.elapsed().as_secs_f64());
+    ExitCode::SUCCESS
+}
+
+fn run(step: &Step) -> Result<(), String> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let status = Command::new(cargo)
+        .args(step.arguments)
+        .envs(step.environment.iter().copied())
+        .current_dir(root)
+        // A test that asks for input should fail here as it would in CI, and not wait.
+        .stdin(Stdio::null())
+        .status()
+        .map_err(|error| format!("cargo does not start: {error}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(status.to_string())
+    }
+}
+
+/// Cheap steps first. The fuzz targets are only checked: linking them needs a C++ compiler.
+const STEPS: [Step; 5] = [
+    Step {
+        name: "format",
+        arguments: &["fmt", "--all", "--", "--check"],
+        environment: &[],
+    },
+    Step {
+        name: "lint",
+        arguments: &[
+            "clippy",
+            "--locked",
+            "--workspace",
+            "--exclude",
+            "fuzz",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        environment: &[],
+    },
+    Step {
+        name: "fuzz",
+        arguments: &["check", "--locked", "--package", "fuzz", "--all-targets"],
+        environment: &[],
+    },
+    Step {
+        name: "documents",
+        arguments: &[
+            "doc",
+            "--locked",
+            "--workspace",
+            "--exclude",
+            "fuzz",
+            "--no-deps",
+        ],
+        environment: &[("RUSTDOCFLAGS", "-D warnings")],
+    },
+    Step {
+        name: "test",
+        arguments: &["test", "--locked"],
+        environment: &[],
+    },
+];
