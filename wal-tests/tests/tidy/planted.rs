@@ -130,6 +130,19 @@ fn forbidden_words_are_found_where_they_are_code() {
         "x.unwrap()",
         "unsafe { g() }",
     );
+    let apart = "#[cfg(test)]\nmod tests;\n";
+    tells(
+        rules::words,
+        "src/a.rs",
+        &format!("{apart} fn h() {{ g().unwrap() }}"),
+        apart,
+    );
+    tells(
+        rules::words,
+        "src/a/tests.rs",
+        "dbg!(1)",
+        "fn f() { g().unwrap() }",
+    );
     let tested = "#[cfg(test)]\nmod tests {\n fn f() { if a { g().unwrap() } }\n}\n";
     tells(
         rules::words,
