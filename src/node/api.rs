@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::sqlite::{Reply, Request};
 
 /// The guarantee a read asks for.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Level {
     /// Answered by the node that received it only if a ReadIndex round confirmed the leader.
     Linearizable,
@@ -39,7 +41,7 @@ pub struct ReadRequest {
 }
 
 /// What came of a request that was served.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Served {
     /// The results.
     pub reply: Reply,
@@ -51,7 +53,7 @@ pub struct Served {
 
 /// Why a request was not served. For writes the three outcomes are kept apart: everything but
 /// `Unknown` is certainly not committed and may be sent again.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
 pub enum Refusal {
     /// The write was not appended to the log, for the reason given; it may be sent again.
     #[error("not committed: {0}; it is safe to send the request again")]

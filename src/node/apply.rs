@@ -1,0 +1,255 @@
+//! openraft's state machine: a committed entry becomes a release, an injection, or nothing.
+//!
+//! Entries are applied one after the other. Nothing is released or injected before the local log has
+//! flushed the entry: openraft may ask earlier, and a page that reaches the database before its log
+//! record is durable could not be explained after a crash.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt as _};
+use openraft::storage::EntryResponder;
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::{oneshot, watch};
+
+use super::flight::{Discard, Flights};
+use super::fence::Verdict;
+use super::frontier::Frontier;
+use super::gate::Origin;
+use super::health::Health;
+use super::owner::{Job, Owner, Recorded};
+use super::parts::StagedParts;
+use super::spool::Spool;
+use crate::raft::{
+    Applied, Entry, Log, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id_of,
+    position_of,
+};
+use crate::wal::{Delta, Position};
+
+/// What openraft passes around as the content of a snapshot.
+pub(crate) enum SnapshotData {
+    /// A received image, verified and synced.
+    Incoming(Spool),
+    /// This node's own database; frozen only when it is sent.
+    Own,
+}
+
+/// Applies committed entries.
+pub(crate) struct StateMachine {
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) frontier: Arc<Frontier>,
+    pub(crate) log: Log,
+    pub(crate) health: Arc<Health>,
+    pub(crate) origin: Origin,
+    pub(crate) recorded: watch::Receiver<Option<Recorded>>,
+    pub(crate) dir: PathBuf,
+    pub(crate) spool_bytes_max: u64,
+    pub(crate) parts: Option<StagedParts>,
+}
+
+impl StateMachine {
+    async fn apply_entry(&mut self, entry: Entry) -> io::Result<Applied> {
+        let log_id = entry.log_id;
+        let position = position_of(&log_id);
+        self.log.wait_durable(position).await.map_err(io::Error::other)?;
+        let why = "a leader of a higher term has taken over";
+        settled(self.flights.discard_before(position.term, why)).await;
+        match entry.payload {
+            EntryPayload::Blank => Ok(self.pass(position, None)),
+            EntryPayload::Membership(membership) => {
+                let stored = StoredMembership::new(Some(log_id), membership);
+                Ok(self.pass(position, Some(stored)))
+            }
+            EntryPayload::Normal(payload) if payload.0.is_empty() => Ok(self.pass(position, None)),
+            EntryPayload::Normal(payload) => {
+                let delta = Delta::decode(payload.0).map_err(io::Error::other)?;
+                self.apply_delta(delta, position).await
+            }
+        }
+    }
+
+    /// An entry that leaves the database alone.
+    fn pass(&mut self, position: Position, membership: Option<StoredMembership>) -> Applied {
+        self.frontier.advance(|state| {
+            state.fence.pass(position);
+            if let Some(membership) = membership {
+                state.membership = membership;
+            }
+        });
+        Applied::Nothing
+    }
+
+    async fn apply_delta(&mut self, delta: Delta, position: Position) -> io::Result<Applied> {
+        let header = delta.header();
+        if header.cluster != self.origin.cluster {
+            let what = format!("entry {position} belongs to cluster {}", header.cluster);
+            return Err(io::Error::other(what));
+        }
+        let sequence = header.sequence;
+        let ours = (header.origin, header.epoch) == (self.origin.node, self.origin.epoch)
+            && self.flights.is_waiting(sequence);
+        let mut fence = self.frontier.state().fence;
+        let verdict = fence.judge(header, position);
+        if !ours {
+            let why = "another leader's transaction took its place";
+            settled(self.flights.discard_any(why)).await;
+        }
+        match (verdict, ours) {
+            (Verdict::Accept, true) => {
+                settled(self.flights.release(sequence, position)).await;
+                self.parts = None;
+            }
+            (Verdict::Accept, false) => self.inject(delta, position).await?,
+            (Verdict::Stage, ours) => {
+                if !ours {
+                    self.stage(delta)?;
+                }
+                self.frontier.advance(|state| state.fence = fence);
+            }
+            (Verdict::Reject, ours) => {
+                if ours {
+                    let why = "it was executed on another state of the database".to_owned();
+                    settled(self.flights.discard(sequence, Discard::NotCommitted(why))).await;
+                }
+                self.parts = None;
+                self.frontier.advance(|state| state.fence = fence);
+            }
+        }
+        Ok(match verdict {
+            Verdict::Accept => Applied::Data,
+            Verdict::Reject => Applied::Rejected,
+            Verdict::Stage => Applied::Staged,
+        })
+    }
+
+    async fn inject(&mut self, delta: Delta, position: Position) -> io::Result<()> {
+        let earlier = if delta.header().part.of > 1 { self.parts.take() } else { None };
+        let staged = earlier.as_ref().map_or(0, StagedParts::len);
+        if staged + 1 != delta.header().part.of as usize {
+            let what = format!("{staged} parts are staged before the last part at {position}");
+            return Err(io::Error::other(what));
+        }
+        self.parts = None;
+        let (done, result) = oneshot::channel();
+        self.owner.submit(Job::Inject { delta, earlier, position, done });
+        let result = result.await.map_err(|_| io::Error::other("the owner thread has ended"))?;
+        result.map_err(|error| io::Error::other(format!("injecting entry {position}: {error}")))
+    }
+
+    fn stage(&mut self, delta: Delta) -> io::Result<()> {
+        if delta.header().part.number == 1 {
+            self.parts = Some(StagedParts::new(self.dir.clone(), self.spool_bytes_max));
+        }
+        let parts = self.parts.as_mut().expect("the fence stages part 1 first");
+        // Writing to the page cache; it blocks for no longer than copying the part does.
+        parts.push(delta)
+    }
+
+    async fn install(&mut self, snapshot: SnapshotData) -> io::Result<()> {
+        let SnapshotData::Incoming(spool) = snapshot else {
+            // openraft restores transient state machines this way; ours is at this point already.
+            return Ok(());
+        };
+        settled(self.flights.discard_any("a snapshot replaced the database")).await;
+        self.parts = None;
+        let dir = self.dir.clone();
+        let spool = tokio::task::spawn_blocking(move || spool.adopt(&dir))
+            .await
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?;
+        let (done, result) = oneshot::channel();
+        self.owner.submit(Job::Install { spool, done });
+        let result = result.await.map_err(|_| io::Error::other("the owner thread has ended"))?;
+        result.map_err(io::Error::other)
+    }
+
+    /// Whatever apply cannot do takes the node out of service; openraft stops as well.
+    fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &result {
+            self.health.fail(format!("applying the log failed: {error}"));
+        }
+        result
+    }
+}
+
+impl openraft::storage::RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = RecordBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let state = self.frontier.state();
+        Ok((state.fence.settled().map(log_id_of), state.settled_membership().clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = self.noted(next)?;
+            let applied = self.apply_entry(entry).await;
+            let applied = self.noted(applied)?;
+            if let Some(responder) = responder {
+                responder.send(applied);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> RecordBuilder {
+        RecordBuilder { recorded: self.recorded.clone() }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let result = self.install(snapshot).await;
+        self.noted(result)
+    }
+
+    /// Called by the worker that also applies entries, so it must not wait for the owner thread,
+    /// which may be waiting for an entry to be applied. The database is frozen by the sender.
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<SnapshotData>>, io::Error> {
+        let state = self.frontier.state();
+        let Some(applied) = state.fence.settled().filter(|_| state.fence.last_data.is_some())
+        else {
+            return Ok(None);
+        };
+        let meta = SnapshotMeta {
+            last_log_id: Some(log_id_of(applied)),
+            last_membership: state.settled_membership().clone(),
+        };
+        Ok(Some(Snapshot { meta, snapshot: SnapshotData::Own }))
+    }
+}
+
+/// "Building" a snapshot is naming the last durable checkpoint: the database file is the snapshot.
+pub(crate) struct RecordBuilder {
+    recorded: watch::Receiver<Option<Recorded>>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for RecordBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot<SnapshotData>, io::Error> {
+        let recorded = self.recorded.borrow().clone();
+        let recorded = recorded.ok_or_else(|| io::Error::other("no checkpoint record yet"))?;
+        let meta = SnapshotMeta {
+            last_log_id: Some(log_id_of(recorded.applied)),
+            last_membership: recorded.membership,
+        };
+        Ok(Snapshot { meta, snapshot: SnapshotData::Own })
+    }
+}
+
+/// Waits until SQLite has finished the flight, if there is one.
+async fn settled(flight: Option<oneshot::Receiver<()>>) {
+    if let Some(flight) = flight {
+        // The sender is dropped only with the flight itself.
+        let _ = flight.await;
+    }
+}

@@ -1,0 +1,115 @@
+//! How far the log has been applied: the fence, the membership, and a watch on both.
+//!
+//! One writer at a time: entries are applied one after the other. The owner thread advances it when
+//! pages change (at the end of an injection or of SQLite's COMMIT), the apply task for every other
+//! entry, so that the database and the frontier never disagree where the owner looks at them.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::fence::Fence;
+use crate::raft::StoredMembership;
+use crate::wal::Position;
+
+/// What readers of the frontier wait for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Reached {
+    /// The last applied entry.
+    pub(crate) applied: Option<Position>,
+    /// The last accepted data entry; `None` before the genesis.
+    pub(crate) data: Option<Position>,
+}
+
+impl Reached {
+    /// The last applied index; 0 if none.
+    pub(crate) fn index(&self) -> u64 {
+        self.applied.map_or(0, |position| position.index)
+    }
+}
+
+/// Shared between the apply task, the owner thread and everyone who waits for an index.
+pub(crate) struct Frontier {
+    state: Mutex<State>,
+    reached: watch::Sender<Reached>,
+}
+
+/// The fence and the membership at the last applied entry.
+#[derive(Clone)]
+pub(crate) struct State {
+    /// What decides about the next delta.
+    pub(crate) fence: Fence,
+    /// The last applied membership.
+    pub(crate) membership: StoredMembership,
+    /// While a stage is open: the membership at its floor.
+    floor_membership: Option<StoredMembership>,
+}
+
+impl State {
+    pub(crate) fn new(fence: Fence, membership: StoredMembership) -> Self {
+        Self { fence, membership, floor_membership: None }
+    }
+
+    /// The membership that belongs to [`Fence::settled`]: what is durable, and what a snapshot
+    /// carries, must not be of a later entry than the pages beside it.
+    pub(crate) fn settled_membership(&self) -> &StoredMembership {
+        self.floor_membership.as_ref().unwrap_or(&self.membership)
+    }
+
+    /// Keeps the membership of the floor as long as a stage is open.
+    fn mind_the_floor(&mut self) {
+        if self.fence.stage.is_none() {
+            self.floor_membership = None;
+        } else if self.floor_membership.is_none() {
+            self.floor_membership = Some(self.membership.clone());
+        }
+    }
+}
+
+impl Frontier {
+    pub(crate) fn new(fence: Fence, membership: StoredMembership) -> Self {
+        let reached = Reached { applied: fence.last_applied, data: fence.last_data };
+        Self {
+            state: Mutex::new(State::new(fence, membership)),
+            reached: watch::Sender::new(reached),
+        }
+    }
+
+    /// The state now.
+    pub(crate) fn state(&self) -> State {
+        self.lock().clone()
+    }
+
+    /// Changes the state and wakes those who wait for it.
+    pub(crate) fn advance<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        state.mind_the_floor();
+        let reached =
+            Reached { applied: state.fence.last_applied, data: state.fence.last_data };
+        drop(state);
+        self.reached.send_replace(reached);
+        result
+    }
+
+    /// A watch on what was reached.
+    pub(crate) fn watch(&self) -> watch::Receiver<Reached> {
+        self.reached.subscribe()
+    }
+
+    /// What was reached so far.
+    pub(crate) fn reached(&self) -> Reached {
+        *self.reached.borrow()
+    }
+
+    /// Waits until the index is applied.
+    pub(crate) async fn wait_applied(&self, index: u64) {
+        let mut watch = self.watch();
+        // The sender lives in `self`, so the wait cannot fail while we are called.
+        let _ = watch.wait_for(|reached| reached.index() >= index).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,322 @@
+//! The node: its public face, and the routing of requests to whoever leads.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::Raft;
+use super::api::{Level, ReadRequest, Refusal, Served, WriteRequest};
+use super::error::Error;
+use super::flight::Flights;
+use super::frontier::Frontier;
+use super::health::Health;
+use super::membership::Membership;
+use super::options::NodeOptions;
+use super::owner::{Extent, Owner, Recorded};
+use super::rounds::Rounds;
+use super::stages::Stages;
+use super::wire::{self, Call, Forward, Forwarded, kind};
+use super::write::{ROUTE_INTERVAL, WriteQueue, served};
+use crate::raft::{LeaderId, Log, Member};
+use crate::sqlite::{Readers, Reply, Request};
+use crate::transport::{Endpoint, Priority, TransportError};
+
+/// A request that this node does not lead: `None` means "route it again, nothing was done".
+pub(crate) type NotLed = Option<Refusal>;
+
+/// A running node. Clones are handles on the same one.
+#[derive(Clone)]
+pub struct Node {
+    pub(crate) shell: Arc<Shell>,
+}
+
+/// What exists from the start, before the node belongs to a cluster.
+pub(crate) struct Shell {
+    pub(crate) options: NodeOptions,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) inner: OnceLock<Arc<Inner>>,
+    /// Raft and QUIC run here, away from HTTP and its clients.
+    pub(crate) runtime: std::sync::Mutex<Option<tokio::runtime::Runtime>>,
+}
+
+/// Everything behind a node that belongs to a cluster.
+pub(crate) struct Inner {
+    pub(crate) options: NodeOptions,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) raft: Raft,
+    pub(crate) log: Log,
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) frontier: Arc<Frontier>,
+    pub(crate) stages: Arc<Stages>,
+    pub(crate) readers: Arc<OnceLock<Readers>>,
+    pub(crate) writes: WriteQueue,
+    pub(crate) rounds: Rounds,
+    pub(crate) recorded: watch::Receiver<Option<Recorded>>,
+    pub(crate) blocked: watch::Receiver<Option<String>>,
+    pub(crate) extent: watch::Receiver<Extent>,
+}
+
+/// Where a request has to go.
+enum Route {
+    Here,
+    Nowhere,
+    There { node: u64, addr: String },
+}
+
+impl Node {
+    /// Runs statements that may write.
+    ///
+    /// # Errors
+    ///
+    /// See [`Refusal`]; only `Unknown` may have been committed.
+    pub async fn execute(&self, write: WriteRequest) -> Result<Served, Refusal> {
+        let WriteRequest { request, timeout } = write;
+        self.routed(Call::Execute, request, timeout).await
+    }
+
+    /// Runs statements that only read.
+    ///
+    /// # Errors
+    ///
+    /// See [`Refusal`].
+    pub async fn query(&self, read: ReadRequest) -> Result<Served, Refusal> {
+        let ReadRequest { request, level, timeout } = read;
+        if level == Level::None {
+            return self.inner()?.read_local(request).await;
+        }
+        self.routed(Call::Query(level), request, timeout).await
+    }
+
+    /// Runs any statements: through the log if one of them writes, else as a query.
+    ///
+    /// # Errors
+    ///
+    /// See [`Refusal`].
+    pub async fn request(&self, read: ReadRequest) -> Result<Served, Refusal> {
+        let ReadRequest { request, level, timeout } = read;
+        if level == Level::None {
+            let inner = self.inner()?;
+            if inner.is_read_only(&request).await? {
+                return inner.read_local(request).await;
+            }
+            return self.routed(Call::Execute, request, timeout).await;
+        }
+        self.routed(Call::Request(level), request, timeout).await
+    }
+
+    /// A watch on why the node stopped serving; the process should end when it does.
+    #[must_use]
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.shell.health.watch()
+    }
+
+    /// The advertised HTTP address.
+    #[must_use]
+    pub fn http_addr(&self) -> &str {
+        &self.shell.options.http_adv_addr
+    }
+
+    pub(crate) fn inner(&self) -> Result<&Arc<Inner>, Refusal> {
+        if let Some(why) = self.shell.health.failure() {
+            return Err(Refusal::OutOfService(why));
+        }
+        let missing = || Refusal::NotReady("this node does not belong to a cluster yet".to_owned());
+        self.shell.inner.get().ok_or_else(missing)
+    }
+
+    /// Sends a request to the leader, here or elsewhere, and again while it is certain that nothing
+    /// was done with it, until the time is up.
+    async fn routed(
+        &self,
+        call: Call,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<Served, Refusal> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let inner = self.inner()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Refusal::LeaderNotFound);
+            }
+            let attempt = match inner.route() {
+                Route::Here => inner.lead(call, request.clone(), left).await,
+                Route::There { node, addr } => {
+                    inner.forward(node, &addr, call, &request, left).await
+                }
+                Route::Nowhere => Err(None),
+            };
+            match attempt {
+                Ok(served) => return Ok(served),
+                Err(Some(refusal)) => return Err(refusal),
+                Err(None) => tokio::time::sleep(ROUTE_INTERVAL.min(left)).await,
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// The leadership under which this node may execute: Raft says it leads, an entry of this term
+    /// is applied (so everything before it is), and the database exists.
+    pub(crate) fn leading(&self) -> Option<LeaderId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let vote = metrics.vote;
+        let leads = metrics.state.is_leader() && vote.committed;
+        let leader = vote.leader_id;
+        let reached = self.frontier.reached();
+        let applied = reached.applied?;
+        let caught_up = (applied.term, applied.node) == (leader.term, leader.node_id);
+        (leads && caught_up && reached.data.is_some() && self.health.failure().is_none())
+            .then_some(leader)
+    }
+
+    fn route(&self) -> Route {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        match metrics.current_leader {
+            Some(leader) if leader == metrics.id => Route::Here,
+            Some(node) => {
+                let member = metrics.membership_config.membership().get_node(&node);
+                member.map_or(Route::Nowhere, |member| {
+                    Route::There { node, addr: member.raft_addr.clone() }
+                })
+            }
+            None => Route::Nowhere,
+        }
+    }
+
+    async fn lead(&self, call: Call, request: Request, timeout: Duration) -> Result<Served, NotLed> {
+        match call {
+            Call::Execute => self.lead_write(WriteRequest { request, timeout }).await,
+            Call::Query(level) => self.lead_read(ReadRequest { request, level, timeout }).await,
+            Call::Request(level) => self.lead_request(ReadRequest { request, level, timeout }).await,
+        }
+    }
+
+    /// A write on the node that leads.
+    pub(crate) async fn lead_write(&self, write: WriteRequest) -> Result<Served, NotLed> {
+        if self.leading().is_none() {
+            return Err(None);
+        }
+        let (reply, raft_index) = self.writes.write(write).await?;
+        Ok(served(reply, raft_index, &self.options.http_adv_addr))
+    }
+
+    /// A mix of reads and writes on the node that leads.
+    pub(crate) async fn lead_request(&self, read: ReadRequest) -> Result<Served, NotLed> {
+        if self.leading().is_none() {
+            return Err(None);
+        }
+        if self.is_read_only(&read.request).await.map_err(Some)? {
+            return self.lead_read(read).await;
+        }
+        let ReadRequest { request, timeout, .. } = read;
+        self.lead_write(WriteRequest { request, timeout }).await
+    }
+
+    /// Hands a request to the leader. Whatever may have been executed there is never sent again.
+    async fn forward(
+        &self,
+        node: u64,
+        addr: &str,
+        call: Call,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Served, NotLed> {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let forward = Forward { call, request: request.clone(), timeout_ms };
+        let body = Bytes::from(wire::encode(&forward));
+        let peer = self.endpoint.peer(addr, Some(node));
+        // The leader keeps the time; a little more for the way lets its own answer win.
+        let patience = timeout + FORWARD_MARGIN;
+        let reply = peer.request(kind::FORWARD, Priority::Data, body, patience).await;
+        let writes = !matches!(call, Call::Query(_));
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(error) => return Err(undelivered(&error, writes)),
+        };
+        match wire::decode(&reply) {
+            Ok(Forwarded::Served(served)) => {
+                Ok(Served { served_by: addr.to_owned(), ..served })
+            }
+            Ok(Forwarded::Refused(refusal)) => Err(Some(refusal)),
+            Ok(Forwarded::NotLeader) => Err(None),
+            Err(what) => Err(Some(Refusal::Unknown(what))),
+        }
+    }
+
+    /// Runs statements on the local database, whatever its age.
+    pub(crate) async fn read_local(&self, request: Request) -> Result<Served, Refusal> {
+        let reply = self.read(request).await?;
+        Ok(served(reply, None, &self.options.http_adv_addr))
+    }
+
+    pub(crate) async fn read(&self, request: Request) -> Result<Reply, Refusal> {
+        let (answer, reply) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |reply| drop(answer.send(reply)));
+        self.readers()?
+            .submit(request, done)
+            .map_err(|full| Refusal::Overloaded(full.to_string()))?;
+        reply.await.map_err(|_| Refusal::OutOfService("the readers have stopped".to_owned()))
+    }
+
+    pub(crate) async fn is_read_only(&self, request: &Request) -> Result<bool, Refusal> {
+        let (answer, verdict) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |read_only| drop(answer.send(read_only)));
+        self.readers()?
+            .classify(request.clone(), done)
+            .map_err(|full| Refusal::Overloaded(full.to_string()))?;
+        verdict.await.map_err(|_| Refusal::OutOfService("the readers have stopped".to_owned()))
+    }
+
+    fn readers(&self) -> Result<&Readers, Refusal> {
+        let missing = || Refusal::NotReady("the database does not exist yet".to_owned());
+        self.readers.get().ok_or_else(missing)
+    }
+
+    /// This node as the others know it.
+    pub(crate) fn member(&self) -> &Member {
+        &self.membership.member
+    }
+}
+
+/// What a failed forward means: certainly nothing done, or unknown.
+fn undelivered(error: &TransportError, writes: bool) -> NotLed {
+    if error.nothing_was_delivered() || !writes {
+        tracing::debug!(%error, "the leader cannot be reached; routing again");
+        None
+    } else {
+        Some(Refusal::Unknown(format!("the leader did not answer: {error}")))
+    }
+}
+
+/// Checks what cannot be checked where the options are parsed.
+pub(crate) fn check(options: &NodeOptions) -> Result<(), Error> {
+    let refuse = |what: String| Err(Error::Configuration(what));
+    if options.heartbeat() * 2 > options.election_min() {
+        return refuse(format!(
+            "the heartbeat interval ({:?}) must be at most half of the election time-out ({:?})",
+            options.heartbeat(),
+            options.election_min()
+        ));
+    }
+    if options.entry_bytes_max < ENTRY_BYTES_MIN {
+        return refuse(format!("log entries must be allowed to have {ENTRY_BYTES_MIN} bytes"));
+    }
+    if options.bootstrap_expect > 1 && options.join.is_empty() {
+        return refuse("-bootstrap-expect needs the addresses of the nodes in -join".to_owned());
+    }
+    Ok(())
+}
+
+/// One page of 64 KiB and its head must fit.
+const ENTRY_BYTES_MIN: usize = 128 << 10;
+const FORWARD_MARGIN: Duration = Duration::from_millis(500);

@@ -1,0 +1,454 @@
+//! The owner thread: the one place in the process that writes the database.
+//!
+//! It runs groups (leader), injects deltas (follower), checkpoints, and hands out frozen images, one
+//! job at a time and in the order in which they arrive. While a group waits for the quorum the
+//! thread is blocked inside xSync; whoever needs it then must first decide that flight.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+
+use super::error::Error;
+use super::fence::Fence;
+use super::gate::{Desk, Landed, QuorumGate};
+use super::health::Health;
+use super::image::Held;
+use super::parts::{StagedParts, all_pages, first_hash};
+use super::proposer::Ticket;
+use super::spool::Spool;
+use crate::raft::{Log, StoredMembership, encode_membership};
+use crate::sqlite::{
+    self, Change, Checkpoint, Database, DatabaseOptions, PageHashes, Readers, ReadersOptions, Redo,
+    Reply, Request, SqlCommit, StartLock, Writer, WriterOptions,
+};
+use crate::wal::{DatabaseHash, Delta, PageNumber, Position};
+
+/// The end of a group.
+pub(crate) struct GroupEnd {
+    /// One for each request; without meaning unless `sql_commit` is `Done`.
+    pub(crate) replies: Vec<Reply>,
+    /// Whether SQLite committed.
+    pub(crate) sql_commit: SqlCommit,
+    /// What became of its flights.
+    pub(crate) landed: Landed,
+}
+
+/// What the owner can be asked to do. Each answer goes to `done`.
+pub(crate) enum Job {
+    /// Checkpoint as far as possible, then stop.
+    Close { done: oneshot::Sender<()> },
+    /// Run the requests as one transaction.
+    Group { requests: Vec<Request>, ticket: Ticket, done: oneshot::Sender<Option<GroupEnd>> },
+    /// Answer those who asked for a frozen image.
+    Hold,
+    /// Publish an accepted delta of another node; for a last part, with the parts before it.
+    Inject {
+        delta: Delta,
+        earlier: Option<StagedParts>,
+        position: Position,
+        done: oneshot::Sender<Result<(), Error>>,
+    },
+    /// Replace the whole database by a received image.
+    Install { spool: Spool, done: oneshot::Sender<Result<(), Error>> },
+    /// Make everything applied so far durable in the main file, now.
+    Record { done: oneshot::Sender<bool> },
+}
+
+/// What the owner needs besides its jobs.
+pub(crate) struct OwnerContext {
+    pub(crate) database: DatabaseOptions,
+    pub(crate) writer: WriterOptions,
+    pub(crate) readers: ReadersOptions,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) log: Log,
+    pub(crate) health: Arc<Health>,
+    pub(crate) checkpoint_wal_bytes: u64,
+    /// Filled when the database exists.
+    pub(crate) readers_slot: Arc<OnceLock<Readers>>,
+    /// Position of the last durable checkpoint record.
+    pub(crate) recorded: watch::Sender<Option<Recorded>>,
+    /// What keeps checkpoints from completing.
+    pub(crate) blocked: watch::Sender<Option<String>>,
+    /// Bytes of the WAL after the last job, and the database's size in pages and bytes per page.
+    pub(crate) extent: watch::Sender<Extent>,
+}
+
+/// The last durable checkpoint record, as far as Raft's snapshots are concerned.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    pub(crate) applied: Position,
+    pub(crate) membership: StoredMembership,
+}
+
+/// The size of the database as `/status` shows it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extent {
+    pub(crate) wal_bytes: u64,
+    pub(crate) page_count: u32,
+    pub(crate) page_size: u32,
+    pub(crate) hash: u128,
+}
+
+/// The handle on the owner thread.
+pub(crate) struct Owner {
+    jobs: mpsc::Sender<Job>,
+    desk: Arc<Desk>,
+    thread: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Owner {
+    /// Starts the thread; with page hashes the database exists and is opened there first.
+    pub(crate) fn start(
+        context: OwnerContext,
+        lock: StartLock,
+        hashes: Option<PageHashes>,
+    ) -> Result<Arc<Self>, Error> {
+        let (jobs, queue) = mpsc::channel();
+        let desk = Arc::clone(&context.desk);
+        let (opened, result) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("owner".to_owned())
+            .spawn(move || {
+                let (state, checkpoint) = (State::Closed(None), Pace::default());
+                let mut thread = OwnerThread { context, state, checkpoint };
+                let outcome = match hashes {
+                    Some(hashes) => thread.open(lock, hashes),
+                    None => {
+                        thread.state = State::Closed(Some(lock));
+                        Ok(())
+                    }
+                };
+                let failed = outcome.is_err();
+                // The opener waits for this; if it is gone, nobody needs the thread either.
+                if opened.send(outcome).is_ok() && !failed {
+                    thread.run(&queue);
+                }
+            })
+            .map_err(Error::io("start the owner thread"))?;
+        result.recv().map_err(|_| Error::Raft("the owner thread died".to_owned()))??;
+        Ok(Arc::new(Self { jobs, desk, thread: std::sync::Mutex::new(Some(thread)) }))
+    }
+
+    /// Queues a job. After `Close` jobs are dropped, and their `done` with them.
+    pub(crate) fn submit(&self, job: Job) {
+        // A closed queue drops the job: the asker sees its oneshot closed.
+        drop(self.jobs.send(job));
+    }
+
+    /// Freezes the database as it is published now, also while a group waits for the quorum.
+    /// `None` before the genesis.
+    pub(crate) async fn hold(&self) -> Option<Held> {
+        let (done, held) = oneshot::channel();
+        self.desk.request_hold(done);
+        self.submit(Job::Hold);
+        self.desk.flights.nudge();
+        held.await.ok().flatten()
+    }
+
+    /// Waits for the thread after `Close`. Blocks.
+    pub(crate) fn join(&self) {
+        let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
+        if let Some(thread) = thread {
+            // A panic has already aborted the process.
+            drop(thread.join());
+        }
+    }
+}
+
+struct OwnerThread {
+    context: OwnerContext,
+    state: State,
+    checkpoint: Pace,
+}
+
+/// Whether there is a database.
+enum State {
+    /// Before the genesis, with the lock under which it will be created.
+    Closed(Option<StartLock>),
+    Open(Box<Open>),
+}
+
+struct Open {
+    writer: Writer,
+    database: Database,
+    /// A received image that is installed but not yet covered by a checkpoint record.
+    installed: Option<PathBuf>,
+}
+
+/// When to try a checkpoint again.
+#[derive(Default)]
+struct Pace {
+    tried: Option<Instant>,
+    incomplete: bool,
+    applied: Option<Position>,
+}
+
+impl OwnerThread {
+    fn run(mut self, queue: &mpsc::Receiver<Job>) {
+        loop {
+            match queue.recv_timeout(IDLE_CHECKPOINT) {
+                Ok(Job::Close { done }) => {
+                    self.close();
+                    // The closer may have given up waiting.
+                    let _ = done.send(());
+                    return;
+                }
+                Ok(job) => self.work(job),
+                Err(RecvTimeoutError::Timeout) => self.checkpoint_when_idle(),
+                Err(RecvTimeoutError::Disconnected) => return self.close(),
+            }
+            self.publish_extent();
+        }
+    }
+
+    /// Askers that went away are no reason to stop, so failed sends are ignored throughout.
+    fn work(&mut self, job: Job) {
+        match job {
+            Job::Group { requests, ticket, done } => {
+                let end = self.run_group(&requests, ticket);
+                self.publish_extent();
+                let _ = done.send(end);
+                self.checkpoint_when_due();
+            }
+            Job::Inject { delta, earlier, position, done } => {
+                let result = self.inject(&delta, earlier.as_ref(), position);
+                self.publish_extent();
+                let _ = done.send(result);
+                self.checkpoint_when_due();
+            }
+            Job::Hold => match &self.state {
+                State::Open(open) => self.context.desk.serve_holds(|| open.database.image()),
+                State::Closed(_) => self.context.desk.refuse_holds(),
+            },
+            Job::Install { spool, done } => {
+                let _ = done.send(self.install(&spool));
+            }
+            Job::Record { done } => {
+                let _ = done.send(self.try_checkpoint(RECORD_WAIT));
+            }
+            Job::Close { .. } => unreachable!("the loop handles the end itself"),
+        }
+    }
+
+    fn open(&mut self, lock: StartLock, hashes: PageHashes) -> Result<(), Error> {
+        let gate = Box::new(QuorumGate(Arc::clone(&self.context.desk)));
+        let database = Database::open(self.context.database, lock, hashes, gate)?;
+        let writer = Writer::new(database.connection(), &self.context.writer)?;
+        let readers = Readers::open(self.context.readers.clone())?;
+        if self.context.readers_slot.set(readers).is_err() {
+            unreachable!("the database is opened once");
+        }
+        self.state = State::Open(Box::new(Open { writer, database, installed: None }));
+        self.publish_extent();
+        Ok(())
+    }
+
+    fn run_group(&mut self, requests: &[Request], ticket: Ticket) -> Option<GroupEnd> {
+        let State::Open(open) = &mut self.state else { return None };
+        self.context.desk.open(ticket);
+        let end = open.writer.run(open.database.connection(), requests);
+        let landed = self.context.desk.close();
+        Some(GroupEnd { replies: end.replies, sql_commit: end.sql_commit, landed })
+    }
+
+    fn inject(
+        &mut self,
+        delta: &Delta,
+        earlier: Option<&StagedParts>,
+        position: Position,
+    ) -> Result<(), Error> {
+        let header = delta.header();
+        match &mut self.state {
+            State::Open(open) => {
+                let mut pages = all_pages(earlier, delta);
+                open.database.inject(Change {
+                    page_count: header.page_count,
+                    hash_before: first_hash(earlier, delta)?,
+                    hash_after: header.hash_after,
+                    pages: &mut pages,
+                })?;
+            }
+            State::Closed(_) => self.create(delta, position)?,
+        }
+        self.context.desk.frontier.advance(|state| {
+            state.fence = Fence::at(Some(position), Some(position));
+        });
+        Ok(())
+    }
+
+    /// The genesis: the first data entry is the database itself, one page.
+    fn create(&mut self, delta: &Delta, position: Position) -> Result<(), Error> {
+        let Some((PageNumber::FIRST, image)) = delta.pages().next().transpose()
+            .map_err(sqlite::Error::from)?
+            .filter(|_| delta.len() == 1)
+        else {
+            let what = format!("the first data entry {position} is not the image of one page");
+            return Err(Error::Raft(what));
+        };
+        let membership = self.context.desk.frontier.state().settled_membership().clone();
+        let membership = encode_membership(&membership);
+        let lock = self.take_lock()?;
+        let hashes = sqlite::create(&lock, &image, position, Some(position), &membership)?;
+        if hashes.sum() != delta.header().hash_after {
+            let (expected, found) = (delta.header().hash_after, hashes.sum());
+            return Err(sqlite::Error::HashMismatch { expected, found }.into());
+        }
+        self.record_is(position);
+        self.open(lock, hashes)
+    }
+
+    fn install(&mut self, spool: &Spool) -> Result<(), Error> {
+        let manifest = spool.manifest().clone();
+        let mut pages = spool.pages();
+        if let State::Open(open) = &mut self.state {
+            let hash_before = open.database.hash();
+            open.database.inject(Change {
+                page_count: manifest.page_count,
+                hash_before,
+                hash_after: manifest.hash,
+                pages: &mut pages,
+            })?;
+            open.installed = Some(spool.path().to_owned());
+        } else {
+            let mut redo = Redo::replace(self.take_lock()?, manifest.page_size)?;
+            redo.apply(Change {
+                page_count: manifest.page_count,
+                hash_before: DatabaseHash::default(),
+                hash_after: manifest.hash,
+                pages: &mut pages,
+            })?;
+            let (lock, hashes) = redo.finish()?;
+            self.open(lock, hashes)?;
+            if let State::Open(open) = &mut self.state {
+                open.installed = Some(spool.path().to_owned());
+            }
+        }
+        self.context.desk.frontier.advance(|state| {
+            state.fence = Fence::at(Some(manifest.applied), manifest.data);
+            state.membership = manifest.membership.clone();
+        });
+        if !self.try_checkpoint(RECORD_WAIT) {
+            tracing::info!("the installed image stays spooled until a checkpoint completes");
+        }
+        Ok(())
+    }
+
+    fn take_lock(&mut self) -> Result<StartLock, Error> {
+        match std::mem::replace(&mut self.state, State::Closed(None)) {
+            State::Closed(Some(lock)) => Ok(lock),
+            _ => Err(Error::Raft("the database could not be created earlier".to_owned())),
+        }
+    }
+
+    fn checkpoint_when_due(&mut self) {
+        let threshold = self.context.checkpoint_wal_bytes;
+        let State::Open(open) = &self.state else { return };
+        let wal_bytes = open.database.wal_bytes();
+        if wal_bytes < threshold {
+            return;
+        }
+        let patient = wal_bytes > threshold.saturating_mul(4);
+        let (wait, pause) = if patient { (LONG_WAIT, BACK_OFF) } else { (SHORT_WAIT, RETRY) };
+        let tried = self.checkpoint.tried.filter(|_| self.checkpoint.incomplete);
+        if tried.is_none_or(|tried| tried.elapsed() >= pause) {
+            self.try_checkpoint(wait);
+        }
+    }
+
+    fn checkpoint_when_idle(&mut self) {
+        let settled = self.context.desk.frontier.state().fence.settled();
+        let behind = settled != self.checkpoint.applied;
+        let used = matches!(&self.state, State::Open(open) if open.database.wal_bytes() > 0);
+        if used && behind {
+            self.try_checkpoint(SHORT_WAIT);
+        }
+    }
+
+    /// Moves the WAL into the main file and, if all of it went, makes the record durable. Failures
+    /// take the node out of service: a main file that cannot be written is a broken disk.
+    fn try_checkpoint(&mut self, wait: Duration) -> bool {
+        match self.checkpoint(wait) {
+            Ok(complete) => complete,
+            Err(error) => {
+                self.context.health.fail(format!("the checkpoint failed: {error}"));
+                false
+            }
+        }
+    }
+
+    fn checkpoint(&mut self, wait: Duration) -> Result<bool, Error> {
+        let state = self.context.desk.frontier.state();
+        let (State::Open(open), Some(settled)) = (&mut self.state, state.fence.settled()) else {
+            return Ok(false);
+        };
+        // Before the first page reaches the main file: recovery must be certain to redo every entry
+        // that may be in it, and it redoes up to the durable `committed`.
+        let applied = state.fence.last_applied.expect("settled implies applied");
+        self.context.log.persist_committed_blocking(applied)?;
+        let backfill = open.database.checkpoint(Checkpoint::Restart { wait })?;
+        self.checkpoint.tried = Some(Instant::now());
+        self.checkpoint.incomplete = !backfill.complete;
+        let blocked = (!backfill.complete).then(|| {
+            format!(
+                "a reader or a running transfer holds back {} of {} WAL frames",
+                u64::from(backfill.wal_frames).saturating_sub(u64::from(backfill.backfilled)),
+                backfill.wal_frames
+            )
+        });
+        self.context.blocked.send_replace(blocked);
+        if !backfill.complete {
+            return Ok(false);
+        }
+        let membership = encode_membership(state.settled_membership());
+        open.database.save_record(settled, state.fence.last_data, &membership)?;
+        self.checkpoint.applied = Some(settled);
+        if let Some(spool) = open.installed.take() {
+            std::fs::remove_file(&spool)
+                .map_err(Error::io(format!("remove {}", spool.display())))?;
+        }
+        self.record_is(settled);
+        Ok(true)
+    }
+
+    fn record_is(&self, applied: Position) {
+        let membership = self.context.desk.frontier.state().settled_membership().clone();
+        self.context.recorded.send_replace(Some(Recorded { applied, membership }));
+    }
+
+    fn publish_extent(&self) {
+        if let State::Open(open) = &self.state {
+            self.context.extent.send_replace(Extent {
+                wal_bytes: open.database.wal_bytes(),
+                page_count: open.database.page_count().0,
+                page_size: open.database.page_size().bytes(),
+                hash: open.database.hash().0,
+            });
+        }
+    }
+
+    fn close(&mut self) {
+        self.try_checkpoint(RECORD_WAIT);
+        if let State::Open(open) = std::mem::replace(&mut self.state, State::Closed(None)) {
+            let Open { writer, database, .. } = *open;
+            drop(writer);
+            if let Err(error) = database.close() {
+                tracing::warn!(%error, "closing the database failed");
+            }
+        }
+    }
+}
+
+/// A leader's other writes wait while a checkpoint waits for a reader, so not for long.
+const SHORT_WAIT: Duration = Duration::from_millis(5);
+/// Above four times the threshold the WAL's growth is the greater evil.
+const LONG_WAIT: Duration = Duration::from_millis(100);
+const RETRY: Duration = Duration::from_millis(50);
+const BACK_OFF: Duration = Duration::from_secs(1);
+/// For a record that somebody asked for: a purge, an install, the end of the process.
+const RECORD_WAIT: Duration = Duration::from_millis(200);
+/// An idle node checkpoints what it has, so that its next start is quick.
+const IDLE_CHECKPOINT: Duration = Duration::from_secs(2);

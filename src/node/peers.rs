@@ -1,0 +1,267 @@
+//! What this node does with the requests and streams of its peers.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, pin_mut, stream};
+use openraft::raft::{StreamAppendError, TransferLeaderRequest, VoteRequest};
+
+use super::append_frame;
+use super::apply::SnapshotData;
+use super::manifest::Manifest;
+use super::membership::Membership;
+use super::node::Inner;
+use super::spool::{Spool, SpoolWriter};
+use super::wire::{
+    self, Adopted, Adoption, AppendReply, Call, Forward, Forwarded, Greeting, Joined, Joining,
+    SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteMirror, VoteReply,
+    kind,
+};
+use super::{Raft, ReadRequest, WriteRequest};
+use crate::raft::{Snapshot, SnapshotMeta, TypeConfig, Vote, log_id_of};
+use crate::transport::{BoxFuture, FrameReader, FrameWriter, Handler, PeerIdentity};
+
+/// The handler behind the transport; it exists before Raft does.
+pub(crate) struct Peers {
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) raft: Arc<OnceLock<Raft>>,
+    pub(crate) dir: PathBuf,
+    /// Filled when the node is complete; weak, because the node owns the endpoint that owns us.
+    pub(crate) node: Arc<OnceLock<Weak<Inner>>>,
+}
+
+impl Handler for Shared {
+    fn request(&self, peer: PeerIdentity, kind: u8, body: Bytes) -> BoxFuture<'static, Bytes> {
+        let peers = Arc::clone(&self.0);
+        Box::pin(async move {
+            match peers.answer(&peer, kind, body).await {
+                Ok(reply) => Bytes::from(reply),
+                Err(what) => {
+                    tracing::warn!(peer = %peer.addr, kind, what, "a peer's request was refused");
+                    Bytes::new()
+                }
+            }
+        })
+    }
+
+    fn stream(
+        &self,
+        peer: PeerIdentity,
+        kind: u8,
+        first: Bytes,
+        frames: FrameReader,
+        replies: FrameWriter,
+    ) -> BoxFuture<'static, ()> {
+        let peers = Arc::clone(&self.0);
+        Box::pin(async move {
+            let outcome = match (kind, peer.cluster, peers.raft.get()) {
+                (kind::APPEND, Some(_), Some(raft)) => append(raft, frames, replies).await,
+                (kind::SNAPSHOT, Some(_), Some(raft)) => {
+                    receive_snapshot(raft, peers.dir.clone(), &first, frames, replies).await
+                }
+                _ => Err("not served to this peer".to_owned()),
+            };
+            if let Err(what) = outcome {
+                tracing::debug!(peer = %peer.addr, kind, what, "a peer's stream ended early");
+            }
+        })
+    }
+}
+
+/// The handler in the form the transport wants it.
+pub(crate) struct Shared(pub(crate) Arc<Peers>);
+
+impl Peers {
+    async fn answer(&self, peer: &PeerIdentity, kind: u8, body: Bytes) -> Result<Vec<u8>, String> {
+        match kind {
+            kind::GREETING => {
+                let greeting: Greeting = wire::decode(&body)?;
+                return Ok(wire::encode(&self.membership.introduce(&greeting)));
+            }
+            kind::ADOPT => {
+                let adoption: Adoption = wire::decode(&body)?;
+                let adopted: Adopted = self.membership.adopt(adoption.cluster);
+                return Ok(wire::encode(&adopted));
+            }
+            _ if peer.cluster.is_none() => return Err("it belongs to no cluster yet".to_owned()),
+            _ => {}
+        }
+        match kind {
+            kind::VOTE | kind::PRE_VOTE => {
+                let message: VoteMessage = wire::decode(&body)?;
+                Ok(wire::encode(&self.vote(kind, message).await))
+            }
+            kind::TRANSFER => {
+                let message: TransferMessage = wire::decode(&body)?;
+                Ok(wire::encode(&self.transfer(message).await))
+            }
+            kind::HEARTBEAT => Ok(wire::encode(&self.heartbeat(body).await?)),
+            kind::FORWARD => {
+                let forward: Forward = wire::decode(&body)?;
+                Ok(wire::encode(&self.forwarded(forward).await))
+            }
+            kind::JOIN => {
+                let joining: Joining = wire::decode(&body)?;
+                let joined: Joined = self.membership.welcome(joining).await;
+                Ok(wire::encode(&joined))
+            }
+            _ => Err("unknown kind of request".to_owned()),
+        }
+    }
+
+    async fn vote(&self, kind: u8, message: VoteMessage) -> VoteReply {
+        let raft = self.raft.get()?;
+        let mut request: VoteRequest<TypeConfig> =
+            VoteRequest::new(message.vote.into(), message.last_log_id.map(Into::into));
+        request.leadership_transfer = message.leadership_transfer;
+        let answer = if kind == kind::VOTE {
+            raft.vote(request).await
+        } else {
+            raft.pre_vote(request).await
+        };
+        let answer = answer.ok()?;
+        Some(VoteAnswer {
+            vote: answer.vote.into(),
+            granted: answer.vote_granted,
+            last_log_id: answer.last_log_id.map(Into::into),
+        })
+    }
+
+    async fn transfer(&self, message: TransferMessage) -> TransferReply {
+        let raft = self.raft.get().ok_or("Raft does not run here")?;
+        let last = message.last_log_id.map(Into::into);
+        let request = TransferLeaderRequest::new(message.from.into(), message.to, last);
+        match raft.handle_transfer_leader(request).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(refused)) => Err(refused.to_string()),
+            Err(fatal) => Err(fatal.to_string()),
+        }
+    }
+
+    async fn heartbeat(&self, body: Bytes) -> Result<AppendReply, String> {
+        let Some(raft) = self.raft.get() else { return Ok(AppendReply::Stopped) };
+        let request = append_frame::decode(body)?;
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let prev = request.prev_log_id;
+        let Ok(response) = raft.append_entries(request).await else {
+            return Ok(AppendReply::Stopped);
+        };
+        Ok(match response {
+            openraft::raft::AppendEntriesResponse::Success => {
+                AppendReply::Matching(last.map(Into::into))
+            }
+            openraft::raft::AppendEntriesResponse::PartialSuccess(upto) => {
+                AppendReply::Matching(upto.map(Into::into))
+            }
+            openraft::raft::AppendEntriesResponse::Conflict => {
+                AppendReply::Conflict(prev.ok_or("a conflict with nothing")?.into())
+            }
+            openraft::raft::AppendEntriesResponse::HigherVote(vote) => {
+                AppendReply::HigherVote(vote.into())
+            }
+        })
+    }
+
+    async fn forwarded(&self, forward: Forward) -> Forwarded {
+        let Some(inner) = self.node.get().and_then(Weak::upgrade) else {
+            return Forwarded::NotLeader;
+        };
+        let timeout = Duration::from_millis(forward.timeout_ms);
+        let request = forward.request;
+        let answer = match forward.call {
+            Call::Execute => inner.lead_write(WriteRequest { request, timeout }).await,
+            Call::Query(level) => inner.lead_read(ReadRequest { request, level, timeout }).await,
+            Call::Request(level) => {
+                inner.lead_request(ReadRequest { request, level, timeout }).await
+            }
+        };
+        match answer {
+            Ok(served) => Forwarded::Served(served),
+            Err(None) => Forwarded::NotLeader,
+            Err(Some(refusal)) => Forwarded::Refused(refusal),
+        }
+    }
+}
+
+/// Serves one append stream until either side ends it.
+async fn append(raft: &Raft, frames: FrameReader, mut replies: FrameWriter) -> Result<(), String> {
+    let requests = stream::unfold(frames, |mut frames| async {
+        let frame = frames.next().await.ok().flatten()?;
+        match append_frame::decode(frame) {
+            Ok(request) => Some((request, frames)),
+            Err(what) => {
+                tracing::warn!(what, "an append frame is refused");
+                None
+            }
+        }
+    });
+    let answers = raft.stream_append(requests);
+    pin_mut!(answers);
+    while let Some(answer) = answers.next().await {
+        let reply = match answer {
+            Ok(Ok(upto)) => AppendReply::Matching(upto.map(Into::into)),
+            Ok(Err(StreamAppendError::Conflict(id))) => AppendReply::Conflict(id.into()),
+            Ok(Err(StreamAppendError::HigherVote(vote))) => AppendReply::HigherVote(vote.into()),
+            Err(_fatal) => AppendReply::Stopped,
+        };
+        let sent = replies.send(&wire::encode(&reply), &[]).await;
+        sent.map_err(|error| error.to_string())?;
+    }
+    replies.finish().map_err(|error| error.to_string())
+}
+
+/// Receives a whole database, installs it through Raft, and answers.
+async fn receive_snapshot(
+    raft: &Raft,
+    dir: PathBuf,
+    first: &Bytes,
+    frames: FrameReader,
+    mut replies: FrameWriter,
+) -> Result<(), String> {
+    let vote: VoteMirror = wire::decode(first)?;
+    let reply: SnapshotReply = match spool_snapshot(dir, frames).await {
+        Ok(spool) => install(raft, vote.into(), spool).await,
+        Err(what) => Err(what),
+    };
+    if let Err(what) = &reply {
+        tracing::warn!(what, "a received database is not installed");
+    }
+    let sent = replies.send(&wire::encode(&reply), &[]).await;
+    sent.map_err(|error| error.to_string())?;
+    replies.finish().map_err(|error| error.to_string())
+}
+
+async fn spool_snapshot(dir: PathBuf, mut frames: FrameReader) -> Result<Spool, String> {
+    let manifest = frames.next().await.map_err(|error| error.to_string())?;
+    let manifest = Manifest::decode(&manifest.ok_or("a snapshot without a manifest")?)?;
+    let pages = manifest.page_count.0;
+    tracing::info!(pages, applied = %manifest.applied, "receiving the database from the leader");
+    let mut writer = blocking(move || SpoolWriter::create(&dir, manifest)).await?;
+    while let Some(run) = frames.next().await.map_err(|error| error.to_string())? {
+        writer = blocking(move || writer.push(&run).map(|()| writer)).await?;
+    }
+    blocking(move || writer.finish()).await
+}
+
+async fn install(raft: &Raft, vote: Vote, spool: Spool) -> SnapshotReply {
+    let manifest = spool.manifest();
+    let meta = SnapshotMeta {
+        last_log_id: Some(log_id_of(manifest.applied)),
+        last_membership: manifest.membership.clone(),
+    };
+    let snapshot = Snapshot { meta, snapshot: SnapshotData::Incoming(spool) };
+    let response = raft.install_full_snapshot(vote, snapshot).await;
+    response.map(|response| response.vote.into()).map_err(|fatal| fatal.to_string())
+}
+
+/// Runs file work off the async workers.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, super::Error> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())
+}

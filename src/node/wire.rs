@@ -1,0 +1,278 @@
+//! The control messages between nodes: what each kind of request and stream carries.
+//!
+//! They are encoded by bincode with a byte limit, and never stored. Log ids and votes have mirror
+//! types here, so that openraft's own layouts stay out of the network.
+//!
+//! | Kind | Lane | Request | Reply |
+//! |---|---|---|---|
+//! | 1 | request, control | [`VoteMessage`] | [`VoteReply`] |
+//! | 2 | request, control | [`VoteMessage`], a pre-vote | [`VoteReply`] |
+//! | 3 | request, control | [`TransferMessage`] | [`TransferReply`] |
+//! | 4 | request, control | a heartbeat: append frame without entries | [`AppendReply`] |
+//! | 5 | stream, data | append frames | one [`AppendReply`] for each, in order |
+//! | 6 | stream, bulk | [`VoteMirror`], then manifest, then runs of pages | one [`SnapshotReply`] |
+//! | 7 | request, data | [`Forward`] | [`Forwarded`] |
+//! | 8 | request, control | [`Greeting`] | [`Introduction`] |
+//! | 9 | request, control | [`Joining`] | [`Joined`] |
+//! | 10 | request, control | [`Adoption`] | [`Adopted`] |
+//!
+//! Kinds 8 and 10 are the only ones that a peer without a cluster may send or receive.
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::api::{Level, Refusal, Served};
+use crate::raft::{LeaderId, LogId, Member, Vote};
+use crate::sqlite::Request;
+
+/// The kinds of requests and streams; see the table above.
+pub(crate) mod kind {
+    pub(crate) const VOTE: u8 = 1;
+    pub(crate) const PRE_VOTE: u8 = 2;
+    pub(crate) const TRANSFER: u8 = 3;
+    pub(crate) const HEARTBEAT: u8 = 4;
+    pub(crate) const APPEND: u8 = 5;
+    pub(crate) const SNAPSHOT: u8 = 6;
+    pub(crate) const FORWARD: u8 = 7;
+    pub(crate) const GREETING: u8 = 8;
+    pub(crate) const JOIN: u8 = 9;
+    pub(crate) const ADOPT: u8 = 10;
+}
+
+/// A log id.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct LogIdMirror {
+    term: u64,
+    node: u64,
+    index: u64,
+}
+
+impl From<LogId> for LogIdMirror {
+    fn from(id: LogId) -> Self {
+        let leader = id.committed_leader_id();
+        Self { term: leader.term, node: leader.node_id, index: id.index }
+    }
+}
+
+impl From<LogIdMirror> for LogId {
+    fn from(mirror: LogIdMirror) -> Self {
+        Self::new(LeaderId { term: mirror.term, node_id: mirror.node }, mirror.index)
+    }
+}
+
+/// A vote.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct VoteMirror {
+    term: u64,
+    node: u64,
+    committed: bool,
+}
+
+impl From<Vote> for VoteMirror {
+    fn from(vote: Vote) -> Self {
+        let leader = vote.leader_id;
+        Self { term: leader.term, node: leader.node_id, committed: vote.committed }
+    }
+}
+
+impl From<VoteMirror> for Vote {
+    fn from(mirror: VoteMirror) -> Self {
+        let leader_id = LeaderId { term: mirror.term, node_id: mirror.node };
+        Self { leader_id, committed: mirror.committed }
+    }
+}
+
+/// A request for a vote or, as a pre-vote, the question whether it would be granted.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct VoteMessage {
+    pub(crate) vote: VoteMirror,
+    pub(crate) last_log_id: Option<LogIdMirror>,
+    pub(crate) leadership_transfer: bool,
+}
+
+/// The answer to [`VoteMessage`]; `None` if Raft does not run on the peer.
+pub(crate) type VoteReply = Option<VoteAnswer>;
+
+/// A granted or refused vote.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct VoteAnswer {
+    pub(crate) vote: VoteMirror,
+    pub(crate) granted: bool,
+    pub(crate) last_log_id: Option<LogIdMirror>,
+}
+
+/// The leader asks a voter to take over.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct TransferMessage {
+    pub(crate) from: VoteMirror,
+    pub(crate) to: u64,
+    pub(crate) last_log_id: Option<LogIdMirror>,
+}
+
+/// Whether the peer took note of the [`TransferMessage`], or why not.
+pub(crate) type TransferReply = Result<(), String>;
+
+/// The answer to one append frame.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) enum AppendReply {
+    /// The log does not have the entry before the first one.
+    Conflict(LogIdMirror),
+    /// The peer has seen a higher vote.
+    HigherVote(VoteMirror),
+    /// Flushed up to here.
+    Matching(Option<LogIdMirror>),
+    /// Raft does not run on the peer.
+    Stopped,
+}
+
+/// The answer to a snapshot: the receiver's vote, or why it was not installed.
+pub(crate) type SnapshotReply = Result<VoteMirror, String>;
+
+/// A client's request on its way to the leader.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Forward {
+    pub(crate) call: Call,
+    pub(crate) request: Request,
+    pub(crate) timeout_ms: u64,
+}
+
+/// What the leader is asked to do.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) enum Call {
+    Execute,
+    Query(Level),
+    Request(Level),
+}
+
+/// The leader's answer.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) enum Forwarded {
+    /// The peer is not the leader (any more): nothing was done.
+    NotLeader,
+    Refused(Refusal),
+    Served(Served),
+}
+
+/// "Who are you, and what do you know?", asked by a node that looks for a cluster.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Greeting {
+    pub(crate) raft_id: u64,
+    pub(crate) member: MemberMirror,
+    /// How many nodes the asker wants to start a cluster with; 0: none.
+    pub(crate) bootstrap_expect: u64,
+}
+
+/// The answer to [`Greeting`].
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Introduction {
+    pub(crate) raft_id: u64,
+    pub(crate) member: MemberMirror,
+    /// The cluster that the peer belongs to, if it does.
+    pub(crate) cluster: Option<u128>,
+    /// The leader's Raft address, if the peer knows it.
+    pub(crate) leader: Option<String>,
+    pub(crate) version: String,
+}
+
+/// "Make me a member."
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Joining {
+    pub(crate) raft_id: u64,
+    pub(crate) member: MemberMirror,
+}
+
+/// The answer to [`Joining`].
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) enum Joined {
+    /// Ask this leader instead, if known.
+    NotLeader(Option<String>),
+    Refused(String),
+    Welcome,
+}
+
+/// "Be part of the cluster that I am about to start."
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Adoption {
+    pub(crate) cluster: u128,
+}
+
+/// The answer to [`Adoption`]: agreed for good, or the reason.
+pub(crate) type Adopted = Result<(), String>;
+
+/// A member's name and addresses.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct MemberMirror {
+    pub(crate) name: String,
+    pub(crate) raft_addr: String,
+    pub(crate) http_addr: String,
+}
+
+impl From<Member> for MemberMirror {
+    fn from(member: Member) -> Self {
+        let Member { name, raft_addr, http_addr } = member;
+        Self { name, raft_addr, http_addr }
+    }
+}
+
+impl From<MemberMirror> for Member {
+    fn from(mirror: MemberMirror) -> Self {
+        let MemberMirror { name, raft_addr, http_addr } = mirror;
+        Self { name, raft_addr, http_addr }
+    }
+}
+
+/// Encodes a message.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    bincode::serde::encode_to_vec(message, CONFIG)
+        .expect("control messages have no unsupported types and fit the limit")
+}
+
+/// Decodes a message; anything left over is damage.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    match bincode::serde::decode_from_slice(bytes, CONFIG) {
+        Ok((message, length)) if length == bytes.len() => Ok(message),
+        Ok(_) => Err("bytes are left over after a control message".to_owned()),
+        Err(error) => Err(format!("unreadable control message: {error}")),
+    }
+}
+
+/// Forwarded requests and their answers are the largest; a frame has the same cap.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+const CONFIG: Configuration<LittleEndian, Varint, Limit<MESSAGE_BYTES_MAX>> =
+    bincode::config::standard().with_limit::<MESSAGE_BYTES_MAX>();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_reads_as_it_was_written_and_no_truncation_does() {
+        let message = Greeting {
+            raft_id: 7,
+            member: MemberMirror {
+                name: "n".to_owned(),
+                raft_addr: "a:1".to_owned(),
+                http_addr: "a:2".to_owned(),
+            },
+            bootstrap_expect: 3,
+        };
+        let bytes = encode(&message);
+        let read: Greeting = decode(&bytes).unwrap();
+        assert_eq!((read.raft_id, read.member), (7, message.member));
+        for length in 0..bytes.len() {
+            assert!(decode::<Greeting>(&bytes[..length]).is_err());
+        }
+        let mut longer = bytes;
+        longer.push(0);
+        assert!(decode::<Greeting>(&longer).is_err());
+    }
+
+    #[test]
+    fn an_announced_length_beyond_the_limit_is_refused_before_it_is_allocated() {
+        let mut bytes = vec![7];
+        bytes.extend_from_slice(&[253, 255, 255, 255, 255, 255, 255, 255, 127]);
+        assert!(decode::<Greeting>(&bytes).is_err());
+    }
+}

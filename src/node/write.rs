@@ -1,0 +1,268 @@
+//! The write path on the leader: requests queue up, and a group at a time is executed and proposed.
+//!
+//! One group is in flight at a time; while it waits for the quorum, the next one fills. That is
+//! group commit: one SQLite transaction, one log entry, one fsync and one round trip for everything
+//! that arrived meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use super::api::{Refusal, Served, WriteRequest};
+use super::flight::Discard;
+use super::node::{Inner, NotLed};
+use super::owner::{GroupEnd, Job};
+use super::proposer::Ticket;
+use super::stages::Stage;
+use crate::raft::LeaderId;
+use crate::sqlite::{Reply, Request, SqlCommit, Value, Writer};
+
+/// A write that waits for its group.
+pub(crate) struct QueuedWrite {
+    request: Request,
+    bytes: usize,
+    claim: Arc<AtomicU8>,
+    done: oneshot::Sender<Result<Written, NotLed>>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// The answer to one write of a group.
+struct Written {
+    reply: Reply,
+    raft_index: Option<u64>,
+}
+
+/// The entrance of the write path.
+pub(crate) struct WriteQueue {
+    queue: mpsc::UnboundedSender<QueuedWrite>,
+    room: Arc<Semaphore>,
+}
+
+impl WriteQueue {
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<QueuedWrite>) {
+        let (queue, receiver) = mpsc::unbounded_channel();
+        (Self { queue, room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)) }, receiver)
+    }
+
+    /// Queues a write and waits for its answer. Refused at once if too much is queued already.
+    pub(crate) async fn write(&self, write: WriteRequest) -> Result<(Reply, Option<u64>), NotLed> {
+        let bytes = weight(&write.request);
+        let permits = u32::try_from(bytes.min(QUEUE_BYTES_MAX)).expect("capped by the queue");
+        let room = Arc::clone(&self.room).try_acquire_many_owned(permits);
+        let Ok(room) = room else {
+            let why = format!("more than {} MiB are queued", QUEUE_BYTES_MAX >> 20);
+            return Err(Some(Refusal::Overloaded(why)));
+        };
+        let (done, answer) = oneshot::channel();
+        let claim = Arc::new(AtomicU8::new(WAITING));
+        let queued = QueuedWrite {
+            request: write.request,
+            bytes,
+            claim: Arc::clone(&claim),
+            done,
+            _room: room,
+        };
+        if self.queue.send(queued).is_err() {
+            return Err(Some(Refusal::NotCommitted("this node is shutting down".to_owned())));
+        }
+        match tokio::time::timeout(write.timeout, answer).await {
+            Ok(Ok(written)) => written.map(|written| (written.reply, written.raft_index)),
+            Ok(Err(_)) => Err(Some(Refusal::Unknown("the node stopped meanwhile".to_owned()))),
+            Err(_) if withdraw(&claim) => {
+                let why = format!("it waited in the queue for {:?}", write.timeout);
+                Err(Some(Refusal::NotCommitted(why)))
+            }
+            Err(_) => {
+                let why = format!("the quorum did not answer within {:?}", write.timeout);
+                Err(Some(Refusal::Unknown(why)))
+            }
+        }
+    }
+}
+
+/// Runs groups until the node closes.
+pub(crate) async fn run_groups(inner: Arc<Inner>, mut queue: mpsc::UnboundedReceiver<QueuedWrite>) {
+    let mut left_over = None;
+    loop {
+        let first = match left_over.take() {
+            Some(first) => first,
+            None => match queue.recv().await {
+                Some(first) => first,
+                None => return,
+            },
+        };
+        let mut group = Vec::new();
+        fill(&mut group, first, &mut queue, &mut left_over);
+        if group.is_empty() {
+            continue;
+        }
+        match inner.leading() {
+            Some(leader) => run_group(&inner, leader, group).await,
+            None => answer_all(group, || Err(None)),
+        }
+    }
+}
+
+/// Takes what is queued, up to the limits of a group. A request that cannot share a transaction
+/// (VACUUM) is a group of its own.
+fn fill(
+    group: &mut Vec<QueuedWrite>,
+    first: QueuedWrite,
+    queue: &mut mpsc::UnboundedReceiver<QueuedWrite>,
+    left_over: &mut Option<QueuedWrite>,
+) {
+    let mut bytes = 0;
+    let mut next = Some(first);
+    while let Some(write) = next {
+        let alone = Writer::runs_alone(&write.request);
+        let full = group.len() >= GROUP_REQUESTS_MAX || bytes + write.bytes > GROUP_BYTES_MAX;
+        if !group.is_empty() && (alone || full) {
+            *left_over = Some(write);
+            return;
+        }
+        if claim(&write.claim) {
+            bytes += write.bytes;
+            group.push(write);
+            if alone {
+                return;
+            }
+        }
+        next = queue.try_recv().ok();
+    }
+}
+
+async fn run_group(inner: &Arc<Inner>, leader: LeaderId, group: Vec<QueuedWrite>) {
+    inner.stages.add(Stage::Grouped, group.len() as u64);
+    let (requests, waiters): (Vec<_>, Vec<_>) = group
+        .into_iter()
+        .map(|write| (write.request, Waiter { done: write.done, _room: write._room }))
+        .unzip();
+    let (doubt, mut doubted) = watch::channel(None);
+    let ticket = Ticket { leader, doubt: Arc::new(doubt) };
+    let (done, mut end) = oneshot::channel();
+    inner.owner.submit(Job::Group { requests, ticket, done });
+    let mut waiters = waiters;
+    let end = loop {
+        tokio::select! {
+            end = &mut end => break end,
+            Ok(()) = doubted.changed() => {
+                let why = doubted.borrow_and_update().clone().unwrap_or_default();
+                answer(std::mem::take(&mut waiters), || Err(Some(Refusal::Unknown(why.clone()))));
+            }
+        }
+    };
+    match end {
+        Ok(Some(end)) => conclude(inner, leader, waiters, end),
+        Ok(None) => answer(waiters, || Err(None)),
+        Err(_) => {
+            let why = "the node is stopping";
+            answer(waiters, || Err(Some(Refusal::Unknown(why.to_owned()))));
+        }
+    }
+}
+
+/// Turns the end of a group into answers.
+fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: GroupEnd) {
+    match (end.sql_commit, end.landed.discarded, end.landed.committed) {
+        (SqlCommit::Done, None, Some(position)) => {
+            let index = Some(position.index);
+            deliver(waiters, end.replies, index);
+        }
+        // Nothing was written, so nothing proved that this node still leads: its answers may be
+        // about a state that is long gone. They are held until a round that begins now, and it must
+        // be the same leadership: a node deposed and elected again executed them in between.
+        (SqlCommit::Done, None, None) => {
+            let inner = Arc::clone(inner);
+            tokio::spawn(async move {
+                let patience = inner.options.election_max() * 2;
+                match inner.rounds.confirm(patience).await {
+                    Ok(_) if inner.leading() == Some(leader) => {
+                        deliver(waiters, end.replies, None);
+                    }
+                    _ => answer(waiters, || Err(None)),
+                }
+            });
+        }
+        // Part of the group is committed and the rest is not; only VACUUM's neighbours can get here.
+        (_, Some(_), Some(_)) => {
+            let why = "leadership was lost between two of its statements";
+            answer(waiters, || Err(Some(Refusal::Unknown(why.to_owned()))));
+        }
+        (_, Some(Discard::NotCommitted(why)), None) => {
+            tracing::debug!(why, "a group was not committed; its requests are routed again");
+            answer(waiters, || Err(None));
+        }
+        (_, Some(Discard::Unknown(why)), None) => {
+            answer(waiters, || Err(Some(Refusal::Unknown(why.clone()))));
+        }
+        (SqlCommit::Refused, None, _) => {
+            let why = "SQLite rolled the group back";
+            answer(waiters, || Err(Some(Refusal::NotCommitted(why.to_owned()))));
+        }
+    }
+}
+
+struct Waiter {
+    done: oneshot::Sender<Result<Written, NotLed>>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Clients that went away are no reason to stop, so failed sends are ignored below.
+fn deliver(waiters: Vec<Waiter>, replies: Vec<Reply>, raft_index: Option<u64>) {
+    for (waiter, reply) in waiters.into_iter().zip(replies) {
+        let _ = waiter.done.send(Ok(Written { reply, raft_index }));
+    }
+}
+
+fn answer(waiters: Vec<Waiter>, answer: impl Fn() -> Result<Written, NotLed>) {
+    for waiter in waiters {
+        let _ = waiter.done.send(answer());
+    }
+}
+
+fn answer_all(group: Vec<QueuedWrite>, answer: impl Fn() -> Result<Written, NotLed>) {
+    for write in group {
+        let _ = write.done.send(answer());
+    }
+}
+
+fn claim(state: &AtomicU8) -> bool {
+    state.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+}
+
+fn withdraw(state: &AtomicU8) -> bool {
+    state.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+}
+
+/// What a request holds in memory, roughly.
+fn weight(request: &Request) -> usize {
+    let statements = request.statements.iter().map(|statement| {
+        let parameters = statement.parameters.iter().map(|parameter| match &parameter.value {
+            Value::Blob(bytes) | Value::Text(bytes) => 64 + bytes.len(),
+            _ => 64,
+        });
+        128 + statement.sql.len() + parameters.sum::<usize>()
+    });
+    256 + statements.sum::<usize>()
+}
+
+/// Builds the answer of the node that executed a request.
+pub(crate) fn served(reply: Reply, raft_index: Option<u64>, served_by: &str) -> Served {
+    Served { reply, raft_index, served_by: served_by.to_owned() }
+}
+
+/// How long to sleep before a write is routed again when nobody leads.
+pub(crate) const ROUTE_INTERVAL: Duration = Duration::from_millis(10);
+
+const WAITING: u8 = 0;
+const TAKEN: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+/// Enough for thousands of clients; a group of this size takes SQLite about a millisecond.
+const GROUP_REQUESTS_MAX: usize = 1024;
+/// Request bytes of one group: keeps the pages of a group near the size of one log entry.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+/// Above this the clients are told to come back.
+const QUEUE_BYTES_MAX: usize = 256 << 20;
