@@ -10,7 +10,7 @@ use wallaby::node::NodeOptions;
 use crate::cli::flags::ServeFlags;
 
 /// Everything `wallaby serve` needs to know.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct ServeConfig {
     /// Where the node keeps everything.
     pub(crate) data_dir: PathBuf,
@@ -81,11 +81,8 @@ impl ServeConfig {
             ),
         })?;
         let node = NodeOptions {
-            data_dir: data_dir.clone(),
             name: flags.node_id,
-            raft_addr: flags.raft_addr,
             raft_adv_addr: flags.raft_adv_addr,
-            http_adv_addr,
             join,
             bootstrap_expect: flags.bootstrap_expect,
             foreign_keys: flags.fk,
@@ -106,6 +103,7 @@ impl ServeConfig {
             entry_bytes_max: flags.entry_bytes,
             transaction_bytes_max: flags.max_transaction_bytes,
             spool_bytes_max: flags.spool_bytes,
+            ..NodeOptions::new(data_dir.clone(), flags.raft_addr, http_adv_addr)
         };
         Ok(Self {
             data_dir,
@@ -342,16 +340,13 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_rqlited_where_it_has_them() {
+    fn the_defaults_of_the_flags_are_the_defaults_of_the_node() {
         let config = config(&["data"]).unwrap();
         assert_eq!(config.http_addr, "localhost:4001");
-        assert_eq!(config.node.raft_addr, "localhost:4002");
-        assert_eq!(config.node.http_adv_addr, "localhost:4001");
         assert_eq!(config.node.checkpoint_wal_bytes, 4_194_304);
-        assert_eq!(config.node.entry_bytes_max, 2 << 20);
-        assert_eq!(config.node.transaction_bytes_max, 4 << 30);
-        assert!(!config.node.foreign_keys);
-        assert_eq!(config.node.heartbeat, None);
+        let (raft_addr, http_addr) = ("localhost:4002".to_owned(), "localhost:4001".to_owned());
+        let expected = NodeOptions::new("data".into(), raft_addr, http_addr);
+        assert_eq!(format!("{:?}", config.node), format!("{expected:?}"));
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub(crate) struct ServeFlags {
         default_missing_value = "true", value_parser = switch, value_name = "BOOL")]
     pub(crate) insecure_cluster: bool,
     /// Read-only connections to the database, one thread each; 0: as many as allowed (256).
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 4)]
     pub(crate) db_max_ro_conns: usize,
     /// How long to wait at start for another process that has the database open.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
@@ -101,10 +101,10 @@ pub(crate) struct ServeFlags {
     /// Bytes of the largest HTTP body that is read.
     #[arg(long, value_name = "BYTES", default_value_t = 32 << 20)]
     pub(crate) http_max_body: usize,
-    /// Interval of the leader's heartbeats (default: chosen for local networks).
+    /// Interval of the leader's heartbeats (default: 90ms).
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub(crate) raft_heartbeat_timeout: Option<Duration>,
-    /// How long a follower waits for a leader before it stands for election.
+    /// How long a follower waits at least before it stands for election (default: 250ms).
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub(crate) raft_election_timeout: Option<Duration>,
     /// Bytes of pages that one transaction may change; a larger one is rolled back with an error.

@@ -1,45 +1,121 @@
-//! What a node must be told before it can open.
+//! What a node is told when it is opened.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The options of a node. Whoever fills them in has checked them; see `wallaby serve -help`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// The options of a node; `wallaby serve` fills them from its flags.
+#[derive(Clone, Debug)]
 pub struct NodeOptions {
-    /// Where the node keeps everything.
+    /// Where everything durable lives.
     pub data_dir: PathBuf,
-    /// `-node-id`; `None`: the advertised Raft address.
+    /// The node's name; `None`: the advertised Raft address. Fixed once the directory exists.
     pub name: Option<String>,
-    /// Where to listen for other nodes, `host:port`.
+    /// The address that QUIC listens on, `host:port`.
     pub raft_addr: String,
-    /// The Raft address that other nodes are told; `None`: `raft_addr`.
+    /// The address that other nodes dial; `None`: `raft_addr`.
     pub raft_adv_addr: Option<String>,
-    /// The HTTP address that others are told.
+    /// The HTTP address that is told to others.
     pub http_adv_addr: String,
-    /// Raft addresses of nodes whose cluster to join, `host:port`.
+    /// Raft addresses of nodes to join or, with `bootstrap_expect`, to start a cluster with.
     pub join: Vec<String>,
-    /// How many nodes must have found each other before they start a cluster; 0: do not wait.
+    /// How many nodes start a new cluster together; 0: none.
     pub bootstrap_expect: u64,
     /// Whether foreign keys are enforced.
     pub foreign_keys: bool,
-    /// File of the cluster key.
+    /// The file with the cluster key.
     pub cluster_key: Option<PathBuf>,
-    /// Whether nodes without a key are accepted on an address that is not loopback.
+    /// Whether to talk to peers on other machines without authentication.
     pub insecure_cluster: bool,
-    /// Read-only connections, one thread each.
+    /// Threads that serve reads.
     pub readers: usize,
-    /// How long to wait at start for another process that has the database open.
+    /// How long to wait for another process to let go of the database file.
     pub open_wait: Duration,
     /// Bytes of SQLite's WAL that start a checkpoint.
     pub checkpoint_wal_bytes: u64,
-    /// Interval of heartbeats; `None`: the default.
+    /// Time between heartbeats; `None`: 90 ms.
     pub heartbeat: Option<Duration>,
-    /// Shortest election time-out; `None`: the default.
+    /// Shortest election time-out; the longest is 1.6 times this. `None`: 250 ms.
     pub election: Option<Duration>,
-    /// Bytes of one log entry.
+    /// Largest log entry; a larger transaction travels in parts.
     pub entry_bytes_max: usize,
-    /// Bytes of pages that one transaction may change.
+    /// Largest transaction; a larger one is refused and rolled back.
     pub transaction_bytes_max: u64,
-    /// Bytes of one transaction kept in memory before it spools to a file.
+    /// Memory for the pages of one transaction; above it they go to a spool file.
     pub spool_bytes_max: u64,
+    /// Bytes of purged-able log that are kept for followers that lag.
+    pub log_tail_bytes: u64,
 }
+
+impl NodeOptions {
+    /// The defaults of `wallaby serve` for a node on these addresses.
+    #[must_use]
+    pub fn new(data_dir: PathBuf, raft_addr: String, http_adv_addr: String) -> Self {
+        Self {
+            data_dir,
+            name: None,
+            raft_addr,
+            raft_adv_addr: None,
+            http_adv_addr,
+            join: Vec::new(),
+            bootstrap_expect: 0,
+            foreign_keys: false,
+            cluster_key: None,
+            insecure_cluster: false,
+            readers: READERS,
+            open_wait: Duration::from_secs(10),
+            checkpoint_wal_bytes: CHECKPOINT_WAL_BYTES,
+            heartbeat: None,
+            election: None,
+            entry_bytes_max: ENTRY_BYTES_MAX,
+            transaction_bytes_max: TRANSACTION_BYTES_MAX,
+            spool_bytes_max: SPOOL_BYTES_MAX,
+            log_tail_bytes: LOG_TAIL_BYTES,
+        }
+    }
+
+    /// The address that other nodes dial.
+    #[must_use]
+    pub fn advertised_raft_addr(&self) -> &str {
+        self.raft_adv_addr.as_deref().unwrap_or(&self.raft_addr)
+    }
+
+    /// Time between heartbeats.
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        self.heartbeat.unwrap_or(HEARTBEAT)
+    }
+
+    /// Shortest election time-out.
+    #[must_use]
+    pub fn election_min(&self) -> Duration {
+        self.election.unwrap_or(ELECTION_MIN)
+    }
+
+    /// Longest election time-out, which is also the leader's lease.
+    #[must_use]
+    pub fn election_max(&self) -> Duration {
+        self.election_min().mul_f64(1.6)
+    }
+}
+
+/// Read threads: SQLite reads are short, and more threads than cores only add switches.
+pub const READERS: usize = 4;
+
+/// 4 MiB: about a thousand pages, checkpointed within milliseconds.
+pub const CHECKPOINT_WAL_BYTES: u64 = 4 << 20;
+
+/// 2 MiB: bounds the flush that a heartbeat acknowledgement may have to wait for.
+pub const ENTRY_BYTES_MAX: usize = 2 << 20;
+
+/// 4 GiB for one transaction.
+pub const TRANSACTION_BYTES_MAX: u64 = 4 << 30;
+
+/// 64 MiB of page images in memory.
+pub const SPOOL_BYTES_MAX: u64 = 64 << 20;
+
+/// 256 MiB: four segments.
+pub const LOG_TAIL_BYTES: u64 = 256 << 20;
+
+/// See design: fail-over is the lease plus one random election time-out.
+const HEARTBEAT: Duration = Duration::from_millis(90);
+const ELECTION_MIN: Duration = Duration::from_millis(250);
