@@ -33,7 +33,7 @@ pub struct Attempt {
     /// What it should hold.
     pub payload: String,
     /// Which request it was part of: rows of one request stand or fall together.
-    pub request: (usize, usize),
+    pub request: String,
     /// What the writer was told.
     pub fate: Fate,
 }
@@ -59,18 +59,27 @@ struct Shared {
 
 impl Workload {
     /// Starts `writers` threads, each of which sends requests of one to four rows, one after the
-    /// other, to nodes chosen at random.
+    /// other, to nodes chosen at random, and waits up to `patience` for each answer. Keys start
+    /// with `name`, so that several workloads can share a table.
     #[must_use]
-    pub fn start(addresses: &[String], writers: usize, random: &mut Random) -> Self {
+    pub fn start(
+        name: &str,
+        addresses: &[String],
+        writers: usize,
+        patience: Duration,
+        random: &mut Random,
+    ) -> Self {
         let shared = Arc::new(Shared {
             history: Mutex::default(),
             acknowledged: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         });
-        let start = |writer| {
+        let start = |writer: usize| {
             let (shared, addresses) = (Arc::clone(&shared), addresses.to_vec());
             let random = random.fork();
-            std::thread::spawn(move || write(writer, &shared, &addresses, random))
+            let client = Client::new(patience);
+            let writer = format!("{name}-{writer}");
+            std::thread::spawn(move || write(&writer, &shared, &addresses, &client, random))
         };
         let writers = (0..writers).map(start).collect();
         Self { shared, writers }
@@ -109,11 +118,11 @@ impl History {
 }
 
 /// One writer.
-fn write(writer: usize, shared: &Shared, addresses: &[String], mut random: Random) {
-    let client = Client::new(Duration::from_secs(3));
-    let mut request = 0;
+fn write(writer: &str, shared: &Shared, addresses: &[String], client: &Client, mut random: Random) {
+    let mut requests = 0;
     while !shared.stop.load(Ordering::Relaxed) {
-        request += 1;
+        requests += 1;
+        let request = format!("{writer}-{requests}");
         let rows: Vec<(String, String)> = (0..=random.below(4))
             .map(|row| {
                 let bytes = 1 + random.below(400);
@@ -145,7 +154,7 @@ fn write(writer: usize, shared: &Shared, addresses: &[String], mut random: Rando
         let attempts = rows.into_iter().map(|(key, payload)| Attempt {
             key,
             payload,
-            request: (writer, request),
+            request: request.clone(),
             fate,
         });
         shared
