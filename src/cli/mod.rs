@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod duration;
 mod flags;
+mod join;
 mod keygen;
 mod logging;
 mod serve;

@@ -6,11 +6,15 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::config::ServeConfig;
+use crate::cli::join::{self, JoinError};
 use crate::cli::logging;
 
 /// Why the node did not start or did not stop in order.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
+    /// A node to join does not say how to.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The HTTP address cannot be listened on.
     #[error("cannot listen for HTTP on {addr}: {source}")]
     Listen {
@@ -33,11 +37,13 @@ pub(crate) enum ServeError {
 }
 
 /// Runs a node until SIGTERM or SIGINT.
-pub(crate) fn run(config: ServeConfig) -> Result<(), ServeError> {
+pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
     logging::start(config.log_level);
     if let Some(parent) = config.die_with_parent {
         die_with(parent)?;
     }
+    let joined = join::raft_addresses(&config.join_http, &config.data_dir)?;
+    config.node.join.extend(joined);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("wallaby-http")

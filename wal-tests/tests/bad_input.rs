@@ -236,8 +236,7 @@ fn newest_segment(cluster: &ProcessCluster) -> (PathBuf, usize) {
     let found = segments(cluster)
         .into_iter()
         .map(used)
-        .filter(|(_, used)| *used > 0)
-        .next_back();
+        .rfind(|(_, used)| *used > 0);
     found.expect("a node that has written has a segment")
 }
 
