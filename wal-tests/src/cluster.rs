@@ -357,6 +357,20 @@ impl ProcessCluster {
         assert_eq!(verdict, "ok", "integrity_check");
     }
 
+    /// Waits until a node has logged this text; whether it then ends or goes on does not matter.
+    #[track_caller]
+    pub fn wait_log(&self, node: usize, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log_text(node).contains(text) {
+            assert!(
+                Instant::now() < deadline,
+                "the log of node {} lacks {text:?}",
+                node + 1
+            );
+            std::thread::sleep(Duration::from_millis(25));
+        }
+    }
+
     /// Checks that no node has panicked.
     #[track_caller]
     pub fn assert_healthy_logs(&self) {
