@@ -1,9 +1,74 @@
 //! Layer 2: where SQLite, the log and the network meet.
+//!
+//! One write, in order of the files it passes: `node` routes it to the leader, `write` queues and
+//! groups it, `owner` runs the group on the owner thread, `gate` captures it inside xSync and hands
+//! it to `proposer`; the log and `network` make it durable on a quorum; `apply` releases it on the
+//! leader and has `owner` inject it on the followers.
+//!
+//! | file | what |
+//! |---|---|
+//! | `api`, `options`, `error` | what others see |
+//! | `node`, `open`, `tasks`, `status` | the node and its life |
+//! | `write`, `read`, `rounds` | what the leader does for clients |
+//! | `owner`, `gate`, `flight`, `proposer` | the group in flight |
+//! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
+//! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
+//! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
+//! | `identity`, `membership`, `recovery` | who this node is, and how it starts |
+//! | `health`, `stages` | what is wrong, and how far things are |
+//!
+//! Invariants:
+//! * Acknowledged means: flushed on a quorum, applied here, and committed by SQLite.
+//! * Only `apply` decides about a flight, besides a certain refusal to append and the end of the
+//!   process; only the owner thread touches the database.
+//! * What is certainly not committed is routed again until the client's time is up; what may be
+//!   committed is reported as unknown and never sent again.
+//! * Whatever fails after the quorum's decision ends the process; the log has everything.
+//!
+//! It must never parse SQL or JSON, and never block an async worker.
 
 mod api;
+mod append_frame;
+mod apply;
+mod error;
+mod fence;
+mod flight;
+mod frontier;
+mod gate;
+mod health;
+mod identity;
+mod image;
+mod manifest;
+mod membership;
+mod network;
+mod node;
+mod open;
+mod options;
+mod owner;
+mod parts;
+mod peers;
+mod proposer;
+mod read;
+mod recovery;
+mod rounds;
+mod spool;
+mod stages;
+mod status;
+mod tasks;
+mod wire;
+mod write;
 
 pub use api::{Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served, WriteRequest};
+pub use error::Error;
+pub use image::ImageReader;
+pub use node::Node;
+pub use options::NodeOptions;
+pub use stages::Stage;
 
 pub use crate::sqlite::{
     Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value,
 };
+pub use crate::transport::ClusterKey;
+
+/// Raft with our types.
+pub(crate) type Raft = openraft::Raft<crate::raft::TypeConfig, apply::StateMachine>;

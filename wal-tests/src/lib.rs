@@ -1,1 +1,12 @@
-//! Tests of Wallaby from outside.
+//! Tests of Wallaby from outside: what they share.
+//!
+//! Every random test prints its seed first; `WAL_SEED=n cargo test -p wal-tests --test x` plays it
+//! again. Tests of whole clusters start real `wallaby` processes on loopback; `WAL_KEEP=1` keeps
+//! their directories and logs even when a test passes.
+
+pub mod checker;
+pub mod client;
+pub mod cluster;
+pub mod process;
+pub mod seed;
+pub mod workload;

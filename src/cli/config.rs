@@ -1,0 +1,436 @@
+//! From flags to one checked configuration. Whatever is wrong is said at once, with the flag's name,
+//! before anything on disk is touched.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use wallaby::node::NodeOptions;
+
+use crate::cli::flags::ServeFlags;
+
+/// Everything `wallaby serve` needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct ServeConfig {
+    /// Where the node keeps everything.
+    pub(crate) data_dir: PathBuf,
+    /// The node's own options.
+    pub(crate) node: NodeOptions,
+    /// Where to listen for HTTP, `host:port`.
+    pub(crate) http_addr: String,
+    /// Bytes of the largest HTTP body that is read.
+    pub(crate) http_body_bytes_max: usize,
+    /// Targets of `-join` given as `http://host:port`: nodes to be asked for their Raft address.
+    pub(crate) join_http: Vec<String>,
+    /// What is logged where RUST_LOG is not set.
+    pub(crate) log_level: tracing::level_filters::LevelFilter,
+    /// The parent whose end is to be this process's end too.
+    pub(crate) die_with_parent: Option<u32>,
+}
+
+/// Why the flags make no configuration. The process ends with exit code 2.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// An address that others are told is one nobody can reach.
+    #[error("advertised {what} address is not routable ({addr}), specify it via -{flag}")]
+    NotRoutable {
+        /// `HTTP` or `Raft`.
+        what: &'static str,
+        /// The address.
+        addr: String,
+        /// The flags that set it.
+        flag: &'static str,
+    },
+    /// A flag's value is not acceptable by itself.
+    #[error("-{flag}: {problem}")]
+    Flag {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong with its value.
+        problem: String,
+    },
+    /// Flags that contradict each other, in a sentence of its own.
+    #[error("{0}")]
+    Together(&'static str),
+}
+
+impl ServeConfig {
+    /// Checks the flags.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong.
+    pub(crate) fn from_flags(flags: ServeFlags) -> Result<Self, ConfigError> {
+        let data_dir = flags
+            .data_dir
+            .clone()
+            .ok_or(ConfigError::Together("data directory path is required"))?;
+        check_addresses(&flags)?;
+        check_limits(&flags)?;
+        check_times(&flags)?;
+        let http_adv_addr = flags
+            .http_adv_addr
+            .clone()
+            .unwrap_or_else(|| flags.http_addr.clone());
+        let (join, join_http) = join_targets(&flags)?;
+        let log_level = flags.log_level.parse().map_err(|_| ConfigError::Flag {
+            flag: "log-level",
+            problem: format!(
+                "`{}` is none of error, warn, info, debug, trace",
+                flags.log_level
+            ),
+        })?;
+        let node = NodeOptions {
+            name: flags.node_id,
+            raft_adv_addr: flags.raft_adv_addr,
+            join,
+            bootstrap_expect: flags.bootstrap_expect,
+            foreign_keys: flags.fk,
+            cluster_key: flags.cluster_key,
+            insecure_cluster: flags.insecure_cluster,
+            readers: if flags.db_max_ro_conns == 0 {
+                READERS_MAX
+            } else {
+                flags.db_max_ro_conns
+            },
+            open_wait: flags.db_open_wait,
+            checkpoint_wal_bytes: match flags.raft_snap_wal_size {
+                0 => u64::MAX,
+                bytes => bytes,
+            },
+            heartbeat: flags.raft_heartbeat_timeout,
+            election: flags.raft_election_timeout,
+            entry_bytes_max: flags.entry_bytes,
+            transaction_bytes_max: flags.max_transaction_bytes,
+            spool_bytes_max: flags.spool_bytes,
+            ..NodeOptions::new(data_dir.clone(), flags.raft_addr, http_adv_addr)
+        };
+        Ok(Self {
+            data_dir,
+            node,
+            http_addr: flags.http_addr,
+            http_body_bytes_max: flags.http_max_body,
+            join_http,
+            log_level,
+            die_with_parent: flags.die_with_parent,
+        })
+    }
+}
+
+/// Addresses: well formed, different, reachable for those who are told them, and not open to the
+/// network without a key.
+fn check_addresses(flags: &ServeFlags) -> Result<(), ConfigError> {
+    let http_adv = flags.http_adv_addr.as_ref().unwrap_or(&flags.http_addr);
+    let raft_adv = flags.raft_adv_addr.as_ref().unwrap_or(&flags.raft_addr);
+    for (flag, addr) in [
+        ("http-addr", &flags.http_addr),
+        ("http-adv-addr", http_adv),
+        ("raft-addr", &flags.raft_addr),
+        ("raft-adv-addr", raft_adv),
+    ] {
+        host_and_port(addr).map_err(|problem| ConfigError::Flag { flag, problem })?;
+    }
+    if flags.http_addr == flags.raft_addr || http_adv == raft_adv {
+        return Err(ConfigError::Together("HTTP and Raft addresses must differ"));
+    }
+    for (what, addr, flag) in [
+        ("HTTP", http_adv, "http-addr or -http-adv-addr"),
+        ("Raft", raft_adv, "raft-addr or -raft-adv-addr"),
+    ] {
+        let unspecified = addr.rsplit_once(':').is_some_and(|(host, _)| {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+        });
+        if unspecified {
+            return Err(ConfigError::NotRoutable {
+                what,
+                addr: addr.clone(),
+                flag,
+            });
+        }
+    }
+    // Whoever can speak to the Raft port owns the data, so an open one needs to be asked for.
+    if flags.cluster_key.is_none() && !flags.insecure_cluster {
+        let resolved: Vec<SocketAddr> = flags
+            .raft_addr
+            .to_socket_addrs()
+            .map_err(|error| ConfigError::Flag {
+                flag: "raft-addr",
+                problem: format!("{} cannot be resolved: {error}", flags.raft_addr),
+            })?
+            .collect();
+        if !resolved.iter().all(|addr| addr.ip().is_loopback()) {
+            return Err(ConfigError::Together(
+                "a Raft address that is not loopback needs -cluster-key FILE (make one with \
+                 `wallaby keygen`), or -insecure-cluster if the network is trusted",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Sizes and counts within what the formats and the machine can bear.
+fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
+    let within = |flag, value: u64, min: u64, max: u64| {
+        if (min..=max).contains(&value) {
+            return Ok(());
+        }
+        Err(ConfigError::Flag {
+            flag,
+            problem: format!("{value} is not within {min} and {max}"),
+        })
+    };
+    within("http-max-body", flags.http_max_body as u64, 1024, 4 << 30)?;
+    within(
+        "db-max-ro-conns",
+        flags.db_max_ro_conns as u64,
+        0,
+        READERS_MAX as u64,
+    )?;
+    // A part holds at least one page, of up to 64 KiB; a record must fit a segment of 64 MiB.
+    within("entry-bytes", flags.entry_bytes as u64, 8 << 10, 16 << 20)?;
+    within(
+        "max-transaction-bytes",
+        flags.max_transaction_bytes,
+        1 << 20,
+        1 << 40,
+    )?;
+    within("spool-bytes", flags.spool_bytes, 64 << 10, 1 << 40)?;
+    within("bootstrap-expect", flags.bootstrap_expect, 0, 99)?;
+    if flags.raft_snap_wal_size != 0 {
+        within(
+            "raft-snap-wal-size",
+            flags.raft_snap_wal_size,
+            64 << 10,
+            1 << 40,
+        )?;
+    }
+    let name_fits = |name: &String| !name.is_empty() && name.len() <= 255 && !has_control(name);
+    if !flags.node_id.as_ref().is_none_or(name_fits) {
+        let problem = "must be 1 to 255 bytes without control characters".to_owned();
+        return Err(ConfigError::Flag {
+            flag: "node-id",
+            problem,
+        });
+    }
+    Ok(())
+}
+
+/// Heartbeats and elections: a follower that hears two heartbeats late must not call an election.
+fn check_times(flags: &ServeFlags) -> Result<(), ConfigError> {
+    let within = |flag, value: Option<Duration>, min_ms: u64, max_ms: u64| {
+        let bounds = Duration::from_millis(min_ms)..=Duration::from_millis(max_ms);
+        if value.is_none_or(|value| bounds.contains(&value)) {
+            return Ok(());
+        }
+        Err(ConfigError::Flag {
+            flag,
+            problem: format!("must be {min_ms}ms to {max_ms}ms"),
+        })
+    };
+    within(
+        "raft-heartbeat-timeout",
+        flags.raft_heartbeat_timeout,
+        10,
+        60_000,
+    )?;
+    within(
+        "raft-election-timeout",
+        flags.raft_election_timeout,
+        50,
+        600_000,
+    )
+}
+
+/// The targets of `-join`: Raft addresses as they are, and HTTP addresses that are yet to be asked.
+fn join_targets(flags: &ServeFlags) -> Result<(Vec<String>, Vec<String>), ConfigError> {
+    let refused = |problem| ConfigError::Flag {
+        flag: "join",
+        problem,
+    };
+    let own = flags.raft_adv_addr.as_ref().unwrap_or(&flags.raft_addr);
+    let mut raft = Vec::new();
+    let mut http = Vec::new();
+    for target in flags
+        .join
+        .iter()
+        .map(|target| target.trim())
+        .filter(|target| !target.is_empty())
+    {
+        let stripped = target.strip_prefix("http://");
+        let addr = stripped.unwrap_or(target).trim_end_matches('/');
+        host_and_port(addr).map_err(|problem| {
+            refused(format!("{target} is an invalid join address: {problem}"))
+        })?;
+        if stripped.is_some() {
+            &mut http
+        } else {
+            &mut raft
+        }
+        .push(addr.to_owned());
+        if addr == own && flags.bootstrap_expect == 0 {
+            return Err(refused(
+                "node cannot join with itself unless bootstrapping".to_owned(),
+            ));
+        }
+    }
+    if flags.bootstrap_expect > 1 && raft.len() + http.len() == 0 {
+        return Err(ConfigError::Together(
+            "-bootstrap-expect needs -join with the nodes' addresses",
+        ));
+    }
+    if flags.bootstrap_expect > 0 && !http.is_empty() {
+        // Nodes that wait for each other cannot ask each other over HTTP, which opens later.
+        return Err(ConfigError::Together(
+            "with -bootstrap-expect, -join takes Raft addresses only",
+        ));
+    }
+    Ok((raft, http))
+}
+
+/// Checks the form `host:port`, with an IPv6 address in brackets.
+fn host_and_port(addr: &str) -> Result<(), String> {
+    if addr.contains("://") {
+        return Err(format!(
+            "{addr} should not include a protocol (http:// or https://)"
+        ));
+    }
+    let (host, port) = addr
+        .rsplit_once(':')
+        .ok_or_else(|| format!("{addr} is not of the form host:port"))?;
+    if !port.parse::<u16>().is_ok_and(|port| port != 0) {
+        return Err(format!("{addr} has no port between 1 and 65535"));
+    }
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let odd = |c: char| c.is_whitespace() || c.is_control() || c == '/';
+    if host.is_empty() || host.contains(odd) || (host.contains(':') && !bracketed) {
+        return Err(format!("{addr} is not of the form host:port"));
+    }
+    Ok(())
+}
+
+/// Whether the text would garble a log line.
+fn has_control(text: &str) -> bool {
+    text.chars().any(char::is_control)
+}
+
+/// A reader is a thread with a connection and its cache (2 MiB): more than this is a mistake.
+const READERS_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::flags::{Command, CommandLine};
+
+    fn config(flags: &[&str]) -> Result<ServeConfig, String> {
+        let words = ["wallaby", "serve"].iter().chain(flags);
+        let line = CommandLine::try_parse_from(words).map_err(|error| error.to_string())?;
+        let Command::Serve(flags) = line.command else {
+            panic!("`serve` was asked for")
+        };
+        ServeConfig::from_flags(*flags).map_err(|error| error.to_string())
+    }
+
+    #[track_caller]
+    fn refused(flags: &[&str], expected: &str) {
+        let error = config(flags).unwrap_err();
+        assert!(error.contains(expected), "{flags:?}: {error}");
+    }
+
+    #[test]
+    fn the_defaults_of_the_flags_are_the_defaults_of_the_node() {
+        let config = config(&["data"]).unwrap();
+        assert_eq!(config.http_addr, "localhost:4001");
+        assert_eq!(config.node.checkpoint_wal_bytes, 4_194_304);
+        let (raft_addr, http_addr) = ("localhost:4002".to_owned(), "localhost:4001".to_owned());
+        let expected = NodeOptions::new("data".into(), raft_addr, http_addr);
+        assert_eq!(format!("{:?}", config.node), format!("{expected:?}"));
+    }
+
+    #[test]
+    fn a_data_directory_is_required() {
+        refused(&["--fk"], "data directory path is required");
+    }
+
+    #[test]
+    fn addresses_that_cannot_work_are_refused() {
+        refused(
+            &["--http-addr=localhost:4002", "data"],
+            "HTTP and Raft addresses must differ",
+        );
+        refused(
+            &["--http-addr=http://localhost:1", "data"],
+            "should not include a protocol",
+        );
+        refused(
+            &["--http-addr=localhost", "data"],
+            "-http-addr: localhost is not of the form",
+        );
+        refused(
+            &["--http-addr=localhost:0", "data"],
+            "no port between 1 and 65535",
+        );
+        refused(
+            &["--raft-addr=::1:4002", "data"],
+            "not of the form host:port",
+        );
+        refused(
+            &["--http-addr=0.0.0.0:4001", "data"],
+            "advertised HTTP address is not routable",
+        );
+        refused(
+            &["--raft-addr=[::]:4002", "data"],
+            "advertised Raft address is not routable",
+        );
+    }
+
+    #[test]
+    fn an_open_raft_port_needs_a_key_or_an_explicit_word() {
+        let open = "--raft-addr=192.0.2.1:4002";
+        refused(&[open, "data"], "needs -cluster-key FILE");
+        assert!(config(&[open, "--insecure-cluster", "data"]).is_ok());
+        assert!(config(&[open, "--cluster-key=key", "data"]).is_ok());
+    }
+
+    #[test]
+    fn join_takes_raft_and_http_addresses() {
+        let config = config(&["--join=a:4002, http://b:4001/,c:4002", "data"]).unwrap();
+        assert_eq!(config.node.join, ["a:4002", "c:4002"]);
+        assert_eq!(config.join_http, ["b:4001"]);
+        refused(&["--join=a", "data"], "a is an invalid join address");
+        refused(
+            &["--join=localhost:4002", "data"],
+            "cannot join with itself",
+        );
+        refused(
+            &["--bootstrap-expect=3", "data"],
+            "-bootstrap-expect needs -join",
+        );
+        refused(
+            &["--bootstrap-expect=3", "--join=http://a:1", "data"],
+            "takes Raft addresses only",
+        );
+    }
+
+    #[test]
+    fn numbers_outside_their_limits_are_refused_by_name() {
+        refused(
+            &["--entry-bytes=100", "data"],
+            "-entry-bytes: 100 is not within 8192 and",
+        );
+        refused(
+            &["--db-max-ro-conns=1000", "data"],
+            "-db-max-ro-conns: 1000",
+        );
+        refused(
+            &["--raft-heartbeat-timeout=1ms", "data"],
+            "must be 10ms to 60000ms",
+        );
+        refused(&["--raft-heartbeat-timeout=5", "data"], "is not a duration");
+        refused(&["--log-level=loud", "data"], "`loud` is none of");
+        refused(&["--node-id=", "data"], "-node-id: must be 1 to 255 bytes");
+        refused(&["--fk=maybe", "data"], "expected true or false");
+    }
+}

@@ -1,0 +1,137 @@
+//! Every sub-command and flag, with its default and its help text. What the values may be is decided
+//! in `config`; how they are written on the command line in `arguments`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::duration;
+
+/// The whole command line.
+#[derive(clap::Parser)]
+#[command(
+    name = "wallaby",
+    about = "A highly available SQLite behind rqlite's HTTP API",
+    after_help = "Without a sub-command, `serve` is meant: `wallaby -node-id 1 data`.",
+    args_override_self = true,
+    disable_help_subcommand = true
+)]
+pub(crate) struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Run a node. Flags come first, the data directory last; one dash or two, as in rqlited.
+    Serve(Box<ServeFlags>),
+    /// Show three nodes on this machine survive the loss of their leader, with proof.
+    Demo(DemoFlags),
+    /// Write a new cluster key to a file (default: cluster.key) that only you can read.
+    Keygen {
+        /// The file; it must not exist yet.
+        #[arg(default_value = "cluster.key")]
+        file: PathBuf,
+    },
+    /// Print the versions of Wallaby, SQLite and openraft.
+    Version,
+}
+
+/// The flags of `wallaby demo`.
+#[derive(clap::Args)]
+pub(crate) struct DemoFlags {
+    /// End after the proof instead of running until Ctrl-C.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+        default_missing_value = "true", value_parser = switch, value_name = "BOOL")]
+    pub(crate) once: bool,
+    /// Keep the nodes' data under this directory (default: a temporary one, removed at the end).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Use the six ports from this one on (default: free ports chosen by the system).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1024..=65530))]
+    pub(crate) port_base: Option<u16>,
+}
+
+/// The flags of `wallaby serve`; names and meanings are rqlited's where rqlited has them.
+#[derive(clap::Args)]
+#[allow(clippy::struct_excessive_bools)]
+pub(crate) struct ServeFlags {
+    /// Name of the node, fixed when it first starts (default: its advertised Raft address).
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_id: Option<String>,
+    /// Where to listen for HTTP.
+    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:4001")]
+    pub(crate) http_addr: String,
+    /// HTTP address that others are told (default: -http-addr).
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) http_adv_addr: Option<String>,
+    /// Where to listen for other nodes (QUIC, so UDP).
+    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:4002")]
+    pub(crate) raft_addr: String,
+    /// Raft address that other nodes are told (default: -raft-addr).
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) raft_adv_addr: Option<String>,
+    /// Nodes of the cluster to join: Raft addresses host:port, or http://host:port of a running node.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) join: Vec<String>,
+    /// Start a cluster once this many of the nodes in -join have found each other; 0: do not wait.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) bootstrap_expect: u64,
+    /// Bytes of SQLite's WAL that start a checkpoint; 0: never because of the WAL's size.
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
+    pub(crate) raft_snap_wal_size: u64,
+    /// Enforce foreign keys.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+        default_missing_value = "true", value_parser = switch, value_name = "BOOL")]
+    pub(crate) fk: bool,
+    /// File with the cluster's secret, made by `wallaby keygen`; the same on every node.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cluster_key: Option<PathBuf>,
+    /// Accept nodes without a cluster key on an address that is not loopback.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+        default_missing_value = "true", value_parser = switch, value_name = "BOOL")]
+    pub(crate) insecure_cluster: bool,
+    /// Read-only connections to the database, one thread each; 0: as many as allowed (256).
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) db_max_ro_conns: usize,
+    /// How long to wait at start for another process that has the database open.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    pub(crate) db_open_wait: Duration,
+    /// Bytes of the largest HTTP body that is read.
+    #[arg(long, value_name = "BYTES", default_value_t = 32 << 20)]
+    pub(crate) http_max_body: usize,
+    /// Interval of the leader's heartbeats (default: 90ms).
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub(crate) raft_heartbeat_timeout: Option<Duration>,
+    /// How long a follower waits at least before it stands for election (default: 250ms).
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub(crate) raft_election_timeout: Option<Duration>,
+    /// Bytes of pages that one transaction may change; a larger one is rolled back with an error.
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
+    pub(crate) max_transaction_bytes: u64,
+    /// Bytes of one log entry; a transaction that needs more travels in parts.
+    #[arg(long, value_name = "BYTES", default_value_t = 2 << 20)]
+    pub(crate) entry_bytes: usize,
+    /// Bytes of one transaction kept in memory; what is beyond goes to a spool file.
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    pub(crate) spool_bytes: u64,
+    /// error, warn, info, debug or trace; the variable RUST_LOG wins.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: String,
+    /// Be killed when the process with this id, which must be the parent, ends.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(crate) die_with_parent: Option<u32>,
+    /// Where the node keeps everything; made if it does not exist.
+    #[arg(value_name = "DATA-DIRECTORY")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// A boolean in any of the forms that Go's flag package takes.
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
+    }
+}

@@ -1,0 +1,23 @@
+//! Logs on stderr, one line per event, and what happens when a thread panics.
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging at `level`, or as the variable `RUST_LOG` says. To be called once.
+pub(crate) fn start(level: LevelFilter) {
+    // The QUIC and Raft libraries report every lost packet and every heartbeat at `info`.
+    let default = format!("{level},openraft=warn,quinn=warn,quinn_proto=warn,rustls=warn");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::force_capture();
+        tracing::error!(%panic, %backtrace, "a thread panicked; the process ends");
+        // A node with one dead thread would be half alive: followers keep it as leader while no
+        // group is ever released. Ended as a whole, it is replaced within an election.
+        std::process::abort();
+    }));
+}

@@ -1,0 +1,117 @@
+//! `wallaby serve`: one node, from start to signal.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::config::ServeConfig;
+use crate::cli::join::{self, JoinError};
+use crate::cli::logging;
+
+/// Why the node did not start or did not stop in order.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    /// A node to join does not say how to.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The HTTP address cannot be listened on.
+    #[error("cannot listen for HTTP on {addr}: {source}")]
+    Listen {
+        /// `-http-addr`.
+        addr: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The parent that was to be watched is not the parent, or not any more.
+    #[error("the parent process {0} has ended")]
+    ParentEnded(u32),
+    /// Something the operating system should provide is missing.
+    #[error("{what}: {source}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Runs a node until SIGTERM or SIGINT.
+pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
+    logging::start(config.log_level);
+    if let Some(parent) = config.die_with_parent {
+        die_with(parent)?;
+    }
+    let joined = join::raft_addresses(&config.join_http, &config.data_dir)?;
+    config.node.join.extend(joined);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("wallaby-http")
+        .build()
+        .map_err(|source| ServeError::System {
+            what: "asynchronous runtime",
+            source,
+        })?;
+    runtime.block_on(serve(config))
+}
+
+/// Opens the node, serves HTTP, and takes both down in the opposite order.
+async fn serve(config: ServeConfig) -> Result<(), ServeError> {
+    // Bound first: with the port taken there is nothing to undo.
+    let listener = TcpListener::bind(&config.http_addr)
+        .await
+        .map_err(|source| ServeError::Listen {
+            addr: config.http_addr.clone(),
+            source,
+        })?;
+    if !listener
+        .local_addr()
+        .is_ok_and(|addr: SocketAddr| addr.ip().is_loopback())
+    {
+        tracing::warn!(
+            http_addr = config.http_addr,
+            "HTTP is neither encrypted nor authenticated; anyone who can reach this address can \
+             read and change the database"
+        );
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        data_dir = %config.data_dir.display(),
+        http_addr = config.http_addr,
+        raft_addr = config.node.raft_addr,
+        "starting"
+    );
+    stop_signal().await?;
+    Ok(())
+}
+
+/// Returns when the process is asked to stop.
+async fn stop_signal() -> Result<(), ServeError> {
+    let failed = |source| ServeError::System {
+        what: "signal handler",
+        source,
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+    }
+    Ok(())
+}
+
+/// Has the kernel kill this process when its parent ends, so that a demo or a test that is killed
+/// leaves no nodes behind.
+fn die_with(parent: u32) -> Result<(), ServeError> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).map_err(
+        |error| ServeError::System {
+            what: "parent death signal",
+            source: error.into(),
+        },
+    )?;
+    // The parent may have ended before the line above; then nobody would ever send the signal.
+    if std::os::unix::process::parent_id() != parent {
+        return Err(ServeError::ParentEnded(parent));
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Compares what writers were told with what is in the database.
+//!
+//! Verified: every acknowledged row is there, once, with its payload; no refused row is there; a row
+//! of unknown fate is there at most once; rows of one request are there together or not at all; no
+//! row is there that nobody wrote.
+//!
+//! Not verified: order and real time between writes, anything about reads (staleness, monotonicity,
+//! read-your-writes), updates and deletes, isolation between requests, and whether an answer came in
+//! reasonable time. A server that called every outcome unknown would pass, which is why tests also
+//! demand a number of acknowledged rows.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::workload::{Fate, History};
+
+/// A contradiction between what was said and what is there.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Violation {
+    /// A row is there more than once.
+    Duplicate(String),
+    /// A row that nobody wrote.
+    Invented(String),
+    /// An acknowledged row is not there.
+    Lost(String),
+    /// A refused row is there.
+    Refused(String),
+    /// Some rows of a request are there and some are not; this one is not.
+    Torn(String),
+    /// A row holds something else than was written.
+    WrongPayload(String),
+}
+
+/// All violations, in order; none is what one wants to see. `rows` are key and payload.
+#[must_use]
+pub fn check(history: &History, rows: &[(String, String)]) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (key, payload) in rows {
+        found.entry(key).or_default().push(payload);
+    }
+    let mut present_by_request: HashMap<&str, bool> = HashMap::new();
+    for attempt in &history.attempts {
+        let key = || attempt.key.clone();
+        let copies = found.remove(attempt.key.as_str()).unwrap_or_default();
+        let present = !copies.is_empty();
+        let whole = *present_by_request
+            .entry(&attempt.request)
+            .or_insert(present);
+        match attempt.fate {
+            Fate::Acknowledged if !present => violations.push(Violation::Lost(key())),
+            Fate::Refused if present => violations.push(Violation::Refused(key())),
+            Fate::Unknown if whole != present => violations.push(Violation::Torn(key())),
+            Fate::Acknowledged | Fate::Refused | Fate::Unknown => {}
+        }
+        if copies.len() > 1 {
+            violations.push(Violation::Duplicate(key()));
+        }
+        if copies.iter().any(|&payload| payload != attempt.payload) {
+            violations.push(Violation::WrongPayload(key()));
+        }
+    }
+    violations.extend(
+        found
+            .into_keys()
+            .map(|key| Violation::Invented(key.to_owned())),
+    );
+    violations.sort();
+    violations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Attempt;
+
+    /// Keys with the same first letter belong to one request.
+    fn history(attempts: &[(&str, Fate)]) -> History {
+        let attempt = |&(key, fate): &(&str, Fate)| Attempt {
+            key: key.to_owned(),
+            payload: format!("payload of {key}"),
+            request: key[..1].to_owned(),
+            fate,
+        };
+        History {
+            attempts: attempts.iter().map(attempt).collect(),
+        }
+    }
+
+    fn rows(keys: &[&str]) -> Vec<(String, String)> {
+        keys.iter()
+            .map(|key| ((*key).to_owned(), format!("payload of {key}")))
+            .collect()
+    }
+
+    const WRITTEN: [(&str, Fate); 4] = [
+        ("a1", Fate::Acknowledged),
+        ("r1", Fate::Refused),
+        ("u1", Fate::Unknown),
+        ("u2", Fate::Unknown),
+    ];
+
+    #[test]
+    fn what_was_promised_passes() {
+        let history = history(&WRITTEN);
+        assert_eq!(check(&history, &rows(&["a1"])), []);
+        assert_eq!(check(&history, &rows(&["u2", "a1", "u1"])), []);
+    }
+
+    #[test]
+    fn every_broken_promise_is_named() {
+        let history = history(&WRITTEN);
+        let convicted = |keys: &[&str]| check(&history, &rows(keys));
+        assert_eq!(convicted(&[]), [Violation::Lost("a1".into())]);
+        assert_eq!(convicted(&["a1", "r1"]), [Violation::Refused("r1".into())]);
+        assert_eq!(convicted(&["a1", "u1"]), [Violation::Torn("u2".into())]);
+        assert_eq!(
+            convicted(&["a1", "a1"]),
+            [Violation::Duplicate("a1".into())]
+        );
+        assert_eq!(convicted(&["a1", "x9"]), [Violation::Invented("x9".into())]);
+        let wrong = [("a1".to_owned(), "other".to_owned())];
+        assert_eq!(
+            check(&history, &wrong),
+            [Violation::WrongPayload("a1".into())]
+        );
+    }
+}

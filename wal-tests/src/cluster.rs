@@ -1,0 +1,473 @@
+//! Clusters of real `wallaby` processes on loopback: start, stop, kill, pause, and wait for.
+
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, Image};
+use crate::process::{Process, Signal};
+
+/// How a cluster comes into being.
+#[derive(Clone, Debug)]
+pub enum Formation {
+    /// All nodes start at once with `-bootstrap-expect`.
+    Expect,
+    /// The first node starts alone; the others `-join` it.
+    Join,
+}
+
+/// Nodes, their directory and a client.
+pub struct ProcessCluster {
+    nodes: Vec<Node>,
+    client: Client,
+    /// `None` once given away to be kept.
+    dir: Option<tempfile::TempDir>,
+}
+
+struct Node {
+    name: String,
+    http_addr: String,
+    data_dir: PathBuf,
+    log_file: PathBuf,
+    arguments: Vec<String>,
+    process: Option<Process>,
+    paused: bool,
+}
+
+impl ProcessCluster {
+    /// Ports, directories and command lines for `nodes` nodes, none of them running. `flags` go to
+    /// every node.
+    ///
+    /// # Panics
+    ///
+    /// When there are no free ports or no temporary directory.
+    #[must_use]
+    pub fn prepare(nodes: usize, formation: &Formation, flags: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("wallaby-test-").tempdir();
+        let dir = dir.expect("a temporary directory can be made");
+        let ports = free_ports(nodes);
+        let raft: Vec<String> = ports
+            .iter()
+            .map(|(_, raft)| format!("127.0.0.1:{raft}"))
+            .collect();
+        let node = |index: usize| {
+            let name = format!("node{}", index + 1);
+            let http_addr = format!("127.0.0.1:{}", ports[index].0);
+            let data_dir = dir.path().join(&name);
+            let mut arguments: Vec<String> = [
+                "-node-id",
+                &name,
+                "-http-addr",
+                &http_addr,
+                "-raft-addr",
+                &raft[index],
+            ]
+            .map(str::to_owned)
+            .into();
+            match formation {
+                Formation::Expect => {
+                    let expect = nodes.to_string();
+                    let join = raft.join(",");
+                    arguments
+                        .extend(["-bootstrap-expect", &expect, "-join", &join].map(str::to_owned));
+                }
+                Formation::Join if index > 0 => {
+                    arguments.extend(["-join", &raft[0]].map(str::to_owned));
+                }
+                Formation::Join => {}
+            }
+            arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
+            arguments.push(data_dir.display().to_string());
+            let log_file = dir.path().join(format!("{name}.log"));
+            Node {
+                name,
+                http_addr,
+                data_dir,
+                log_file,
+                arguments,
+                process: None,
+                paused: false,
+            }
+        };
+        let nodes = (0..nodes).map(node).collect();
+        Self {
+            nodes,
+            client: Client::new(Duration::from_secs(10)),
+            dir: Some(dir),
+        }
+    }
+
+    /// A running cluster of which every node is ready.
+    #[must_use]
+    pub fn start(nodes: usize, formation: &Formation, flags: &[&str]) -> Self {
+        let mut cluster = Self::prepare(nodes, formation, flags);
+        for node in 0..nodes {
+            cluster.start_node(node);
+            if matches!(formation, Formation::Join) {
+                cluster.wait_ready(node);
+            }
+        }
+        cluster.wait_all_ready();
+        cluster.wait_leader();
+        cluster
+    }
+
+    /// Starts a node, for the first time or again: same ports, same directory.
+    pub fn start_node(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        assert!(node.process.is_none(), "{} is running already", node.name);
+        node.process = Some(Process::start(&node.arguments, &node.log_file));
+        node.paused = false;
+    }
+
+    /// Asks a node to end (SIGTERM) and waits until it has.
+    pub fn stop(&mut self, node: usize) -> ExitStatus {
+        let mut process = self.nodes[node]
+            .process
+            .take()
+            .expect("the node is running");
+        process.signal(Signal::TERM);
+        process.wait(PATIENCE)
+    }
+
+    /// Ends a node with SIGKILL.
+    pub fn kill(&mut self, node: usize) {
+        let mut process = self.nodes[node]
+            .process
+            .take()
+            .expect("the node is running");
+        process.signal(Signal::KILL);
+        process.wait(PATIENCE);
+    }
+
+    /// Stops a node in its tracks (SIGSTOP): no thread runs, connections stay open.
+    pub fn pause(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        node.process
+            .as_ref()
+            .expect("the node is running")
+            .signal(Signal::STOP);
+        node.paused = true;
+    }
+
+    /// Lets a paused node go on (SIGCONT).
+    pub fn resume(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        node.process
+            .as_ref()
+            .expect("the node is running")
+            .signal(Signal::CONT);
+        node.paused = false;
+    }
+
+    /// Waits until a node that was started ends by itself.
+    pub fn wait_end(&mut self, node: usize) -> ExitStatus {
+        let mut process = self.nodes[node]
+            .process
+            .take()
+            .expect("the node was started");
+        process.wait(PATIENCE)
+    }
+
+    /// How many nodes there are, running or not.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether the node is running and not paused.
+    #[must_use]
+    pub fn serving(&self, node: usize) -> bool {
+        self.nodes[node].process.is_some() && !self.nodes[node].paused
+    }
+
+    /// The HTTP address of a node.
+    #[must_use]
+    pub fn address(&self, node: usize) -> &str {
+        &self.nodes[node].http_addr
+    }
+
+    /// The HTTP addresses of all nodes.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.nodes
+            .iter()
+            .map(|node| node.http_addr.clone())
+            .collect()
+    }
+
+    /// The data directory of a node.
+    #[must_use]
+    pub fn data_dir(&self, node: usize) -> &Path {
+        &self.nodes[node].data_dir
+    }
+
+    /// The command line of a node, for a test that wants to change it.
+    pub fn arguments(&mut self, node: usize) -> &mut Vec<String> {
+        &mut self.nodes[node].arguments
+    }
+
+    /// All that a node has logged so far.
+    #[must_use]
+    pub fn log_text(&self, node: usize) -> String {
+        let log = std::fs::read(&self.nodes[node].log_file).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// The client that the cluster itself uses: patient.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The leader, as the nodes that serve see it; of several opinions, the highest term's.
+    #[must_use]
+    pub fn leader(&self) -> Option<usize> {
+        let client = Client::new(Duration::from_secs(1));
+        let mut found = None;
+        for node in (0..self.size()).filter(|&node| self.serving(node)) {
+            let Ok(status) = client.json(self.address(node), "/status") else {
+                continue;
+            };
+            let raft = &status["store"]["raft"];
+            let term = number(&raft["term"])
+                .or_else(|| number(&raft["current_term"]))
+                .unwrap_or(0);
+            if raft["state"] == "Leader" && found.is_none_or(|(highest, _)| term > highest) {
+                found = Some((term, node));
+            }
+        }
+        found.map(|(_, node)| node)
+    }
+
+    /// Waits for a leader and returns it.
+    #[track_caller]
+    pub fn wait_leader(&mut self) -> usize {
+        self.wait("a leader", |cluster| {
+            cluster.leader().ok_or_else(|| "none".to_owned())
+        })
+    }
+
+    /// Waits for a leader that is not this node.
+    #[track_caller]
+    pub fn wait_leader_other_than(&mut self, old: usize) -> usize {
+        self.wait("another leader", |cluster| match cluster.leader() {
+            Some(leader) if leader != old => Ok(leader),
+            other => Err(format!("{other:?}")),
+        })
+    }
+
+    /// Waits until a node has caught up with its leader.
+    #[track_caller]
+    pub fn wait_ready(&mut self, node: usize) {
+        let client = Client::new(Duration::from_secs(2));
+        self.wait(&format!("node {} to be ready", node + 1), |cluster| {
+            let response = client.get(cluster.address(node), "/readyz?sync&timeout=2s");
+            let response = response.map_err(|error| error.to_string())?;
+            if response.status == 200 {
+                Ok(())
+            } else {
+                Err(response.body)
+            }
+        });
+    }
+
+    /// Waits until all running nodes are ready.
+    #[track_caller]
+    pub fn wait_all_ready(&mut self) {
+        for node in 0..self.size() {
+            if self.serving(node) {
+                self.wait_ready(node);
+            }
+        }
+    }
+
+    /// Waits until all running nodes contain the same last data entry, and returns their images.
+    #[track_caller]
+    pub fn wait_converged(&mut self) -> Vec<Image> {
+        self.wait("the nodes to contain the same entries", |cluster| {
+            let serving = (0..cluster.size()).filter(|&node| cluster.serving(node));
+            let fetched = serving.map(|node| cluster.client.image(cluster.address(node)));
+            let images = fetched.collect::<Result<Vec<_>, _>>()?;
+            let indexes: Vec<u64> = images.iter().map(|image| image.data_index).collect();
+            if indexes.iter().any(|&index| index != indexes[0]) {
+                return Err(format!("data indexes {indexes:?}"));
+            }
+            Ok(images)
+        })
+    }
+
+    /// Waits until the running nodes contain the same entries and checks that their images are equal
+    /// byte for byte, and that SQLite finds the image sound. Returns it.
+    #[track_caller]
+    pub fn assert_identical(&mut self) -> Image {
+        let mut images = self.wait_converged();
+        let first = images.swap_remove(0);
+        assert!(!first.bytes.is_empty(), "an empty image proves nothing");
+        for other in &images {
+            assert_eq!(first.bytes.len(), other.bytes.len(), "bytes of the images");
+            let differs = first
+                .bytes
+                .iter()
+                .zip(&other.bytes)
+                .position(|(a, b)| a != b);
+            if let Some(offset) = differs {
+                panic!(
+                    "the images differ in page {}",
+                    offset / first.page_bytes + 1
+                );
+            }
+            assert_eq!(first.hash, other.hash, "equal images with different hashes");
+        }
+        self.check_integrity(&first);
+        first
+    }
+
+    /// Opens the image as a file and returns the connection.
+    ///
+    /// # Panics
+    ///
+    /// When SQLite cannot open it.
+    #[must_use]
+    pub fn open(&self, image: &Image) -> rusqlite::Connection {
+        let dir = self
+            .dir
+            .as_ref()
+            .expect("the directory is given away only at the end");
+        let file = dir.path().join("image.db");
+        for old in [
+            file.clone(),
+            dir.path().join("image.db-wal"),
+            dir.path().join("image.db-shm"),
+        ] {
+            // Left over from the image before, or not there.
+            let _ = std::fs::remove_file(old);
+        }
+        std::fs::write(&file, &image.bytes).expect("the image can be written");
+        rusqlite::Connection::open(file).expect("the image can be opened")
+    }
+
+    #[track_caller]
+    fn check_integrity(&self, image: &Image) {
+        let database = self.open(image);
+        let verdict = database
+            .query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))
+            .expect("the image can be checked");
+        assert_eq!(verdict, "ok", "integrity_check");
+    }
+
+    /// Waits until a node has logged this text; whether it then ends or goes on does not matter.
+    #[track_caller]
+    pub fn wait_log(&self, node: usize, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log_text(node).contains(text) {
+            assert!(
+                Instant::now() < deadline,
+                "the log of node {} lacks {text:?}",
+                node + 1
+            );
+            std::thread::sleep(Duration::from_millis(25));
+        }
+    }
+
+    /// Checks that no node has panicked.
+    #[track_caller]
+    pub fn assert_healthy_logs(&self) {
+        for node in 0..self.size() {
+            let log = self.log_text(node);
+            let bad = log
+                .lines()
+                .find(|line| line.contains("panicked") || line.contains("RUST_BACKTRACE"));
+            assert_eq!(bad, None, "in the log of {}", self.nodes[node].name);
+        }
+    }
+
+    /// Repeats `attempt` until it succeeds.
+    ///
+    /// # Panics
+    ///
+    /// After a long time, with the last error.
+    #[track_caller]
+    pub fn wait<T>(
+        &mut self,
+        what: &str,
+        mut attempt: impl FnMut(&Self) -> Result<T, String>,
+    ) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let error = match attempt(self) {
+                Ok(found) => return found,
+                Err(error) => error,
+            };
+            for node in &mut self.nodes {
+                if let Some(status) = node.process.as_mut().and_then(Process::ended) {
+                    panic!(
+                        "{} ended by itself ({status}) while waiting for {what}",
+                        node.name
+                    );
+                }
+            }
+            assert!(
+                Instant::now() < deadline,
+                "gave up waiting for {what}: {error}"
+            );
+            std::thread::sleep(Duration::from_millis(25));
+        }
+    }
+}
+
+impl Drop for ProcessCluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            node.process = None;
+        }
+        let failed = std::thread::panicking();
+        if failed {
+            for node in 0..self.size() {
+                let log = self.log_text(node);
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+                println!(
+                    "--- the end of the log of {} ---\n{tail}",
+                    self.nodes[node].name
+                );
+            }
+        }
+        if (failed || std::env::var_os("WAL_KEEP").is_some())
+            && let Some(dir) = self.dir.take()
+        {
+            println!("logs and data are kept in {}", dir.keep().display());
+        }
+    }
+}
+
+/// A number that rqlite's `/status` gives as a number or as a text.
+fn number(value: &serde_json::Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.parse().ok())
+}
+
+/// Pairs of a TCP and a UDP port that were free a moment ago, all different.
+fn free_ports(pairs: usize) -> Vec<(u16, u16)> {
+    let pair = |_| {
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a free TCP port");
+        (
+            tcp,
+            UdpSocket::bind("127.0.0.1:0").expect("a free UDP port"),
+        )
+    };
+    // All are held until the last is found: a port given back could be given out again.
+    let held: Vec<_> = (0..pairs).map(pair).collect();
+    let port = |address: std::io::Result<std::net::SocketAddr>| {
+        address.expect("a bound socket has an address").port()
+    };
+    held.iter()
+        .map(|(tcp, udp)| (port(tcp.local_addr()), port(udp.local_addr())))
+        .collect()
+}
+
+/// How long anything may take before a test gives up: far longer than it should on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Lines of each log that are shown after a failure.
+const LOG_LINES: usize = 40;

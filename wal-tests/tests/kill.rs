@@ -1,0 +1,104 @@
+//! Nodes are killed with SIGKILL under a write load, the leader included.
+//!
+//! `WAL_KILLS=30 cargo test -p wal-tests --test kill` kills more often than the default of 6.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use wal_tests::checker;
+use wal_tests::cluster::{Formation, ProcessCluster};
+use wal_tests::seed::{Random, seed};
+use wal_tests::workload::{self, Fate, Workload};
+
+/// Waits until so many more rows are acknowledged.
+fn wait_acknowledged(cluster: &mut ProcessCluster, workload: &Workload, more: usize) {
+    let goal = workload.acknowledged() + more;
+    cluster.wait("rows to be acknowledged", |_| {
+        match workload.acknowledged() {
+            found if found >= goal => Ok(()),
+            found => Err(format!("{found} of {goal}")),
+        }
+    });
+}
+
+/// Key and payload of every row, as a linearizable read through this node returns them.
+fn rows(cluster: &ProcessCluster, node: usize) -> Vec<(String, String)> {
+    let sql = "SELECT key, payload FROM item";
+    let rows = cluster
+        .client()
+        .query(cluster.address(node), "linearizable", sql)
+        .unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    rows.iter()
+        .map(|row| (text(&row[0]), text(&row[1])))
+        .collect()
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
+    let kills: usize = std::env::var("WAL_KILLS").map_or(6, |kills| kills.parse().unwrap());
+    let mut random = Random::new(seed("kill"));
+    // Small checkpoints: a restart then begins at a checkpoint record, not at the genesis.
+    let flags = ["-raft-snap-wal-size", "131072"];
+    let mut cluster = ProcessCluster::start(3, &Formation::Expect, &flags);
+    let _ = cluster
+        .client()
+        .execute_sql(cluster.address(0), workload::TABLE)
+        .expect_success();
+    let addresses = cluster.addresses();
+    let workload = Workload::start("w", &addresses, 4, Duration::from_secs(3), &mut random);
+
+    for kill in 0..kills {
+        wait_acknowledged(&mut cluster, &workload, ROWS_BETWEEN_KILLS);
+        let victims = match random.below(6) {
+            // The whole cluster at once: only what is on the disks survives.
+            0 => vec![0, 1, 2],
+            1 | 2 => vec![random.below(3)],
+            _ => vec![cluster.wait_leader()],
+        };
+        println!("kill {kill}: nodes {victims:?}");
+        for &victim in &victims {
+            cluster.kill(victim);
+        }
+        if victims.len() == 1 && random.below(2) == 0 {
+            wait_acknowledged(&mut cluster, &workload, ROWS_BETWEEN_KILLS);
+        }
+        for &victim in &victims {
+            cluster.start_node(victim);
+        }
+        // Sometimes the next kill meets a node that is still catching up.
+        if random.below(3) > 0 {
+            cluster.wait_all_ready();
+        }
+    }
+
+    wait_acknowledged(&mut cluster, &workload, ROWS_BETWEEN_KILLS);
+    let history = workload.stop();
+    cluster.wait_all_ready();
+    let image = cluster.assert_identical();
+    let acknowledged = history.count(Fate::Acknowledged);
+    println!(
+        "{kills} kills: {acknowledged} rows acknowledged, {} refused, {} unknown",
+        history.count(Fate::Refused),
+        history.count(Fate::Unknown)
+    );
+    let found = rows(&cluster, random.below(3));
+    assert_eq!(checker::check(&history, &found), []);
+    let on_disk = cluster
+        .open(&image)
+        .query_row("SELECT count(*) FROM item", [], |row| row.get(0));
+    assert_eq!(
+        on_disk,
+        Ok(i64::try_from(found.len()).unwrap()),
+        "rows in the image"
+    );
+    assert!(
+        acknowledged >= kills * ROWS_BETWEEN_KILLS,
+        "too few writes to prove anything"
+    );
+    cluster.assert_healthy_logs();
+}
+
+/// Enough for every writer to have been through several groups.
+const ROWS_BETWEEN_KILLS: usize = 40;
