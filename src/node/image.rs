@@ -1,6 +1,7 @@
 //! A frozen view of the database at one place in the log, and how it is read in runs of pages.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -58,6 +59,67 @@ impl Held {
     /// The last accepted data entry in the image.
     pub(crate) fn data(&self) -> Option<Position> {
         self.state.fence.last_data
+    }
+}
+
+/// A frozen image that is read from beginning to end, for those outside this layer.
+pub struct ImageReader {
+    held: Arc<Held>,
+    manifest: Manifest,
+    next: u64,
+}
+
+impl ImageReader {
+    pub(crate) fn new(held: Held) -> Option<Self> {
+        let manifest = held.manifest()?;
+        Some(Self { held: Arc::new(held), manifest, next: 1 })
+    }
+
+    /// Bytes per page.
+    #[must_use]
+    pub fn page_size(&self) -> u32 {
+        self.manifest.page_size.bytes()
+    }
+
+    /// How many pages follow.
+    #[must_use]
+    pub fn page_count(&self) -> u32 {
+        self.manifest.page_count.0
+    }
+
+    /// The last log index that is in the image.
+    #[must_use]
+    pub fn applied_index(&self) -> u64 {
+        self.manifest.applied.index
+    }
+
+    /// The last log index that changed a page; images with equal ones are equal byte for byte.
+    #[must_use]
+    pub fn data_index(&self) -> u64 {
+        self.manifest.data.map_or(0, |data| data.index)
+    }
+
+    /// The hash of all pages, 32 hexadecimal digits.
+    #[must_use]
+    pub fn database_hash(&self) -> String {
+        self.manifest.hash.to_string()
+    }
+
+    /// The next run of whole pages; `None` after the last one. Errors are texts for the log.
+    pub async fn next(&mut self) -> Option<Result<Bytes, String>> {
+        if self.next > u64::from(self.manifest.page_count.0) {
+            return None;
+        }
+        let (held, from) = (Arc::clone(&self.held), self.next);
+        let run = tokio::task::spawn_blocking(move || held.run(from)).await;
+        Some(match run {
+            Ok(Ok(run)) => {
+                self.next += self.held.pages_in(&run);
+                Ok(run)
+            }
+            Ok(Err(error)) => Err(format!("reading page {from}: {error}")),
+            Err(error) => Err(error.to_string()),
+        })
     }
 }
 

@@ -371,6 +371,11 @@ impl Membership {
             })
     }
 
+    /// The cluster this node belongs to.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        lock(&self.identity).cluster
+    }
+
     pub(crate) fn raft_id(&self) -> u64 {
         lock(&self.identity).raft_id
     }

@@ -1,0 +1,373 @@
+//! Opening and closing a node.
+
+use std::fs;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::{Arc, OnceLock, Weak};
+
+use openraft::{Config, SnapshotPolicy};
+use tokio::sync::{oneshot, watch};
+
+use super::Raft;
+use super::apply::StateMachine;
+use super::error::Error;
+use super::flight::Flights;
+use super::frontier::Frontier;
+use super::gate::{Desk, Origin};
+use super::health::Health;
+use super::identity::{Identity, random_u64};
+use super::membership::{Membership, Settled};
+use super::network::Network;
+use super::node::{Inner, Node, Shell, check};
+use super::options::NodeOptions;
+use super::owner::{Extent, Job, Owner, OwnerContext, Recorded};
+use super::peers::{Peers, Shared};
+use super::proposer::Proposer;
+use super::recovery::{Recovered, recover};
+use super::rounds::Rounds;
+use super::stages::Stages;
+use super::tasks;
+use super::write::{WriteQueue, run_groups};
+use crate::raft::Member;
+use crate::sqlite::{DatabaseOptions, ReadersOptions, StartLock, WriterOptions, assert_version};
+use crate::transport::{ClusterKey, Endpoint, EndpointOptions, Security};
+use crate::wal::ClusterId;
+
+/// What the parts of a node that start at different times share.
+struct Assembly {
+    options: NodeOptions,
+    membership: Arc<Membership>,
+    health: Arc<Health>,
+    endpoint: Endpoint,
+    raft: Arc<OnceLock<Raft>>,
+    handler_node: Arc<OnceLock<Weak<Inner>>>,
+    raft_id: u64,
+}
+
+impl Node {
+    /// Opens the data directory and starts the node. A node that looks for a cluster is returned
+    /// before it has found one; until then it refuses requests as not ready.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]: what is wrong with the options or the directory, and what to do.
+    pub async fn open(options: NodeOptions) -> Result<Self, Error> {
+        check(&options)?;
+        assert_version()?;
+        create_dir(&options)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RAFT_THREADS)
+            .thread_name("raft")
+            .enable_all()
+            .build()
+            .map_err(Error::io("start the Raft runtime"))?;
+        let handle = runtime.handle().clone();
+        let shell = handle.spawn(start(options, runtime));
+        let shell = shell.await.map_err(|error| Error::Raft(error.to_string()))??;
+        Ok(Self { shell })
+    }
+
+    /// Stops: hands over nothing that was acknowledged to anybody, checkpoints, and closes all files.
+    pub async fn close(&self) {
+        let shell = Arc::clone(&self.shell);
+        if let Some(inner) = shell.inner.get() {
+            inner.close().await;
+        }
+        shell.endpoint.close().await;
+        let runtime = shell.runtime.lock().ok().and_then(|mut runtime| runtime.take());
+        if let Some(runtime) = runtime {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Runs on the Raft runtime, so that everything it spawns does.
+async fn start(
+    options: NodeOptions,
+    runtime: tokio::runtime::Runtime,
+) -> Result<Arc<Shell>, Error> {
+    let name = options.name.as_deref();
+    let identity =
+        Identity::load_or_create(&options.data_dir, name, options.advertised_raft_addr())?;
+    let member = Member {
+        name: identity.name.clone(),
+        raft_addr: options.advertised_raft_addr().to_owned(),
+        http_addr: options.http_adv_addr.clone(),
+    };
+    let endpoint = bind(&options, &identity)?;
+    let (raft, health) = (Arc::new(OnceLock::new()), Arc::new(Health::default()));
+    let assigned = identity.cluster;
+    let raft_id = identity.raft_id;
+    let membership = Membership::new(
+        options.data_dir.clone(),
+        identity,
+        member,
+        options.join.clone(),
+        options.bootstrap_expect,
+        Arc::clone(&raft),
+        Arc::clone(&health),
+    );
+    let handler_node = Arc::new(OnceLock::new());
+    endpoint.serve(Arc::new(Shared(Arc::new(Peers {
+        membership: Arc::clone(&membership),
+        raft: Arc::clone(&raft),
+        dir: options.data_dir.clone(),
+        node: Arc::clone(&handler_node),
+    }))));
+    let shell = Arc::new(Shell {
+        options: options.clone(),
+        membership: Arc::clone(&membership),
+        health: Arc::clone(&health),
+        endpoint: endpoint.clone(),
+        inner: OnceLock::new(),
+        runtime: std::sync::Mutex::new(Some(runtime)),
+    });
+    let alone = options.join.is_empty();
+    let assembly = Assembly { options, membership, health, endpoint, raft, handler_node, raft_id };
+    if alone || assigned.is_some() {
+        assembly.run(&shell, assigned).await?;
+    } else {
+        let shell = Arc::clone(&shell);
+        tokio::spawn(async move {
+            if let Err(error) = assembly.run(&shell, None).await {
+                shell.health.fail(error.to_string());
+            }
+        });
+    }
+    Ok(shell)
+}
+
+impl Assembly {
+    /// Finds the cluster, recovers, and starts Raft.
+    async fn run(self, shell: &Arc<Shell>, assigned: Option<ClusterId>) -> Result<(), Error> {
+        let recovered = match assigned {
+            Some(cluster) => Some(self.recover(cluster).await?),
+            None => None,
+        };
+        let pristine = recovered.as_ref().is_none_or(|recovered| recovered.log.last().is_none());
+        let (cluster, settled) = self.membership.settle(&self.endpoint, pristine).await?;
+        let recovered = match recovered {
+            Some(recovered) => recovered,
+            None => self.recover(cluster).await?,
+        };
+        self.endpoint.assign(cluster);
+        let inner = self.assemble(cluster, recovered).await?;
+        if let Settled::Initialise(members) = settled {
+            tracing::info!(%cluster, members = members.len(), "starting a new cluster");
+            let initialised = inner.raft.initialize(members).await;
+            initialised.map_err(|error| Error::Raft(error.to_string()))?;
+        } else if !self.options.join.is_empty() {
+            tokio::spawn(Arc::clone(&self.membership).join(self.endpoint.clone()));
+        }
+        if shell.inner.set(inner).is_err() {
+            unreachable!("a node is assembled once");
+        }
+        Ok(())
+    }
+
+    async fn recover(&self, cluster: ClusterId) -> Result<Recovered, Error> {
+        let (options, raft_id) = (self.options.clone(), self.raft_id);
+        tokio::task::spawn_blocking(move || recover(&options, cluster, raft_id))
+            .await
+            .map_err(|error| Error::Raft(error.to_string()))?
+    }
+
+    async fn assemble(&self, cluster: ClusterId, from: Recovered) -> Result<Arc<Inner>, Error> {
+        let options = self.options.clone();
+        let (flights, stages) = (Arc::new(Flights::default()), Arc::new(Stages::default()));
+        let recorded_state = from.recorded.map(|applied| Recorded {
+            applied,
+            membership: from.membership.clone(),
+        });
+        let frontier = Arc::new(Frontier::new(from.fence, from.membership));
+        let runtime = tokio::runtime::Handle::current();
+        let proposer = Proposer::new(runtime, Arc::clone(&flights), Arc::clone(&stages));
+        let origin = Origin { cluster, node: self.raft_id, epoch: random_u64()? };
+        let desk = Desk::new(
+            origin,
+            Arc::clone(&flights),
+            Arc::clone(&frontier),
+            Arc::clone(&proposer),
+            Arc::clone(&stages),
+            options.entry_bytes_max,
+        );
+        let readers = Arc::new(OnceLock::new());
+        let (recorded, recorded_watch) = watch::channel(recorded_state);
+        let (blocked, blocked_watch) = watch::channel(None);
+        let (extent, extent_watch) = watch::channel(Extent::default());
+        let context = OwnerContext {
+            database: DatabaseOptions {
+                spool_bytes_max: usize::try_from(options.spool_bytes_max).unwrap_or(usize::MAX),
+                transaction_bytes_max: options.transaction_bytes_max,
+            },
+            writer: WriterOptions { foreign_keys: options.foreign_keys, ..WriterOptions::default() },
+            readers: ReadersOptions {
+                foreign_keys: options.foreign_keys,
+                threads: options.readers,
+                ..ReadersOptions::new(options.data_dir.join(StartLock::FILE_NAME))
+            },
+            desk,
+            log: from.log.clone(),
+            health: Arc::clone(&self.health),
+            checkpoint_wal_bytes: options.checkpoint_wal_bytes,
+            readers_slot: Arc::clone(&readers),
+            recorded,
+            blocked,
+            extent,
+        };
+        let (lock, hashes) = (from.lock, from.hashes);
+        let owner = tokio::task::spawn_blocking(move || Owner::start(context, lock, hashes))
+            .await
+            .map_err(|error| Error::Raft(error.to_string()))??;
+        let machine = StateMachine {
+            owner: Arc::clone(&owner),
+            flights: Arc::clone(&flights),
+            frontier: Arc::clone(&frontier),
+            log: from.log.clone(),
+            health: Arc::clone(&self.health),
+            origin,
+            recorded: recorded_watch.clone(),
+            dir: options.data_dir.clone(),
+            spool_bytes_max: options.spool_bytes_max,
+            parts: None,
+        };
+        let raft = self.start_raft(&owner, from.log.clone(), machine).await?;
+        proposer.connect(raft.clone());
+        let (writes, queue) = WriteQueue::new();
+        let rounds = Rounds::start(Arc::clone(&self.raft), options.election_max() * 2);
+        let inner = Arc::new(Inner {
+            options,
+            membership: Arc::clone(&self.membership),
+            health: Arc::clone(&self.health),
+            endpoint: self.endpoint.clone(),
+            raft,
+            log: from.log,
+            owner,
+            flights,
+            frontier,
+            stages,
+            readers,
+            writes,
+            rounds,
+            recorded: recorded_watch,
+            blocked: blocked_watch,
+            extent: extent_watch,
+        });
+        drop(self.handler_node.set(Arc::downgrade(&inner)));
+        tokio::spawn(run_groups(Arc::clone(&inner), queue));
+        tasks::start(&inner, origin);
+        Ok(inner)
+    }
+
+    async fn start_raft(
+        &self,
+        owner: &Arc<Owner>,
+        log: crate::raft::Log,
+        machine: StateMachine,
+    ) -> Result<Raft, Error> {
+        let network = Network {
+            endpoint: self.endpoint.clone(),
+            owner: Arc::clone(owner),
+            stall: self.options.election_max() * 2,
+        };
+        let config = Arc::new(raft_config(&self.options)?);
+        let raft = Raft::new(self.raft_id, config, network, log, machine).await;
+        let raft = raft.map_err(|error| Error::Raft(error.to_string()))?;
+        if self.raft.set(raft.clone()).is_err() {
+            unreachable!("Raft is started once");
+        }
+        Ok(raft)
+    }
+}
+
+impl Inner {
+    async fn close(&self) {
+        // Stops proposals and apply; what is in flight stays undecided on this node.
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "Raft did not stop in order");
+        }
+        drop(self.flights.discard_any("this node is shutting down"));
+        let (done, closed) = oneshot::channel();
+        self.owner.submit(Job::Close { done });
+        // An owner that is gone already has nothing to close.
+        let _ = closed.await;
+        let (owner, log) = (Arc::clone(&self.owner), self.log.clone());
+        let readers = Arc::clone(&self.readers);
+        let joined = tokio::task::spawn_blocking(move || {
+            owner.join();
+            if let Some(readers) = readers.get() {
+                readers.close();
+            }
+            log.close();
+        });
+        if let Err(error) = joined.await {
+            tracing::warn!(%error, "closing the files did not end in order");
+        }
+    }
+}
+
+/// openraft's settings; the reasons are in the design, section 11.
+fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
+    let ms = |duration: std::time::Duration| {
+        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    };
+    let config = Config {
+        cluster_name: "wallaby".to_owned(),
+        heartbeat_interval: ms(options.heartbeat()),
+        election_timeout_min: ms(options.election_min()),
+        election_timeout_max: ms(options.election_max()),
+        enable_pre_vote: Some(true),
+        // A restarted leader becomes one again only by an election, so that leading implies a new
+        // term, whose first entry proves that everything before it is applied.
+        enable_leader_restore: Some(false),
+        quorum_loss_probe_interval: Some(ms(options.election_max() * 2)),
+        max_payload_entries: 512,
+        // Snapshots and purges follow our own checkpoint records, by bytes: see `tasks`.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        backoff: RECONNECT_BACKOFF.to_owned(),
+        ..Config::default()
+    };
+    config.validate().map_err(|error| Error::Configuration(error.to_string()))
+}
+
+fn bind(options: &NodeOptions, identity: &Identity) -> Result<Endpoint, Error> {
+    let security = match &options.cluster_key {
+        Some(file) => Security::Key(ClusterKey::load(file)?),
+        None if options.insecure_cluster => Security::Insecure,
+        None => Security::Loopback,
+    };
+    Ok(Endpoint::bind(EndpointOptions {
+        bind: resolve(&options.raft_addr)?,
+        security,
+        node: identity.raft_id,
+        cluster: identity.cluster,
+        keep_alive: options.heartbeat(),
+        idle_timeout: options.election_max().max(IDLE_MIN),
+        connect_timeout: options.election_min(),
+    })?)
+}
+
+fn resolve(addr: &str) -> Result<SocketAddr, Error> {
+    let wrong = |why: String| {
+        Error::Configuration(format!("-raft-addr {addr:?} is not an address to listen on: {why}"))
+    };
+    let mut addrs = addr.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
+    addrs.next().ok_or_else(|| wrong("it has no address".to_owned()))
+}
+
+/// Only the operator's account reads what the database contains.
+fn create_dir(options: &NodeOptions) -> Result<(), Error> {
+    let dir = &options.data_dir;
+    let create = || {
+        fs::create_dir_all(dir)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+    };
+    create().map_err(Error::io(format!("create the data directory {}", dir.display())))
+}
+
+const RAFT_THREADS: usize = 2;
+/// A busy machine may not run us for this long; dropping the connection would cost more.
+const IDLE_MIN: std::time::Duration = std::time::Duration::from_millis(800);
+/// Short first, because most interruptions are restarts on the same machine.
+const RECONNECT_BACKOFF: &str = "50ms * 2 .. 1s";

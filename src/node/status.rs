@@ -1,0 +1,175 @@
+//! What a node says about itself and about the others.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::api::{MemberStatus, NodeStatus, Refusal};
+use super::image::ImageReader;
+use super::node::{Inner, Node};
+use super::wire::{self, Greeting, Introduction, kind};
+use crate::raft::Member;
+use crate::transport::Priority;
+
+impl Node {
+    /// This node's own state.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let shell = &self.shell;
+        let member = &shell.membership.member;
+        let mut status = NodeStatus {
+            raft_id: shell.membership.raft_id(),
+            name: member.name.clone(),
+            state: "Follower".to_owned(),
+            data_dir: shell.options.data_dir.display().to_string(),
+            raft_addr: member.raft_addr.clone(),
+            http_addr: member.http_addr.clone(),
+            out_of_service: shell.health.failure(),
+            ..NodeStatus::default()
+        };
+        if let Some(inner) = shell.inner.get() {
+            inner.fill(&mut status);
+        }
+        status
+    }
+
+    /// All members, each asked whether it is there; waits for the slowest up to the time-out.
+    pub async fn members(&self, timeout: Duration) -> Vec<MemberStatus> {
+        let Ok(inner) = self.inner() else { return Vec::new() };
+        let mut asked = Vec::new();
+        for member in inner.known_members() {
+            let inner = std::sync::Arc::clone(inner);
+            asked.push(tokio::spawn(async move { inner.contact(member, timeout).await }));
+        }
+        let mut members = Vec::new();
+        for answer in asked {
+            members.extend(answer.await);
+        }
+        members
+    }
+
+    /// Whether the node can serve: a leader is known and answers, and the database is there; with
+    /// `sync`, also that everything the leader has committed is applied here.
+    ///
+    /// # Errors
+    ///
+    /// The text that says what is missing.
+    pub async fn ready(&self, sync: bool, timeout: Duration) -> Result<(), String> {
+        let inner = self.inner().map_err(|refusal| refusal.to_string())?;
+        let leader = inner.leader().ok_or("leader does not exist")?;
+        if inner.frontier.reached().data.is_none() {
+            return Err("the database does not exist yet".to_owned());
+        }
+        if leader.raft_id != self.shell.membership.raft_id() {
+            let leader = inner.contact(leader, timeout).await;
+            if let Some(error) = leader.error {
+                return Err(format!("leader not contactable: {error}"));
+            }
+        }
+        if sync {
+            let committed = inner.raft.metrics().borrow().cluster_committed.map_or(0, |id| id.index);
+            let applied = inner.frontier.wait_applied(committed);
+            let waited = tokio::time::timeout(timeout, applied).await;
+            waited.map_err(|_| format!("index {committed} is not applied yet"))?;
+        }
+        Ok(())
+    }
+
+    /// A frozen image of the database, page by page.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] while there is no database.
+    pub async fn image(&self) -> Result<ImageReader, Refusal> {
+        let missing = || Refusal::NotReady("the database does not exist yet".to_owned());
+        let inner = self.inner()?;
+        if inner.frontier.reached().data.is_none() {
+            return Err(missing());
+        }
+        let held = inner.owner.hold().await.ok_or_else(missing)?;
+        ImageReader::new(held).ok_or_else(missing)
+    }
+}
+
+impl Inner {
+    fn fill(&self, status: &mut NodeStatus) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let (state, extent) = (self.frontier.state(), *self.extent.borrow());
+        status.cluster_id = self.membership.cluster().map_or_else(String::new, |id| id.to_string());
+        status.state = format!("{:?}", metrics.state);
+        status.term = metrics.current_term;
+        status.last_log_index = metrics.last_log_index.unwrap_or(0);
+        status.committed_index = metrics.local_committed.map_or(0, |id| id.index);
+        status.applied_index = state.fence.last_applied.map_or(0, |at| at.index);
+        status.data_index = state.fence.last_data.map_or(0, |at| at.index);
+        status.purged_index = metrics.purged.map_or(0, |id| id.index);
+        status.checkpoint_index =
+            self.recorded.borrow().as_ref().map_or(0, |recorded| recorded.applied.index);
+        status.database_hash = format!("{:032x}", extent.hash);
+        status.page_count = extent.page_count;
+        status.page_size = extent.page_size;
+        status.wal_bytes = extent.wal_bytes;
+        status.log_bytes = self.log.bytes();
+        status.ready = state.fence.last_data.is_some() && status.out_of_service.is_none();
+        status.checkpoint_blocked = self.blocked.borrow().clone();
+        status.stages = self.stages.all();
+        drop(metrics);
+        status.leader = self.leader();
+        status.members = self.known_members();
+    }
+
+    fn leader(&self) -> Option<MemberStatus> {
+        self.known_members().into_iter().find(|member| member.leader)
+    }
+
+    /// The members as the effective membership has them, nobody asked.
+    fn known_members(&self) -> Vec<MemberStatus> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let config = metrics.membership_config.membership();
+        let voters: std::collections::BTreeSet<u64> = config.voter_ids().collect();
+        let describe = |(id, member): (&u64, &Member)| MemberStatus {
+            raft_id: *id,
+            name: member.name.clone(),
+            raft_addr: member.raft_addr.clone(),
+            http_addr: member.http_addr.clone(),
+            voter: voters.contains(id),
+            leader: metrics.current_leader == Some(*id),
+            ..MemberStatus::default()
+        };
+        config.nodes().map(describe).collect()
+    }
+
+    /// Asks a member whether it is there.
+    async fn contact(&self, mut member: MemberStatus, timeout: Duration) -> MemberStatus {
+        let begun = Instant::now();
+        if member.raft_id == self.membership.raft_id() {
+            member.reachable = true;
+            member.version = env!("CARGO_PKG_VERSION").to_owned();
+            member.elapsed = begun.elapsed();
+            return member;
+        }
+        let greeting = Greeting {
+            raft_id: self.membership.raft_id(),
+            member: self.member().clone().into(),
+            bootstrap_expect: 0,
+        };
+        let body = Bytes::from(wire::encode(&greeting));
+        let peer = self.endpoint.peer(&member.raft_addr, Some(member.raft_id));
+        let reply = peer.request(kind::GREETING, Priority::Control, body, timeout).await;
+        let reply = reply.map_err(|error| error.to_string());
+        match reply.and_then(|reply| wire::decode::<Introduction>(&reply)) {
+            Ok(introduction) => {
+                member.reachable = true;
+                member.version = introduction.version;
+                member.elapsed = begun.elapsed();
+            }
+            Err(error) => {
+                member.leader = false;
+                member.error = Some(error);
+            }
+        }
+        member
+    }
+}

@@ -1,0 +1,138 @@
+//! What a node does by itself: create the database, purge the log, and notice that it has failed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::impls::ProgressResponder;
+
+use super::gate::Origin;
+use super::node::Inner;
+use crate::raft::{LeaderId, Payload};
+use crate::sqlite::{AutoVacuum, genesis_page};
+use crate::wal::{
+    DatabaseHash, DeltaHeader, DeltaWriter, Encoding, PageCount, PageHash, PageNumber, PageSize,
+    Part,
+};
+
+/// Starts the tasks; they end with the node's runtime.
+pub(crate) fn start(inner: &Arc<Inner>, origin: Origin) {
+    tokio::spawn(create_database(Arc::clone(inner), origin));
+    tokio::spawn(purge(Arc::clone(inner)));
+    tokio::spawn(watch_log(Arc::clone(inner)));
+    tokio::spawn(watch_raft(Arc::clone(inner)));
+}
+
+/// Proposes the genesis whenever this node leads a cluster without a database. The fence makes all
+/// but the first one void.
+async fn create_database(inner: Arc<Inner>, origin: Origin) {
+    let mut reached = inner.frontier.watch();
+    let mut metrics = inner.raft.metrics();
+    while reached.borrow_and_update().data.is_none() {
+        if let Some(leader) = ready_to_create(&inner) {
+            propose_genesis(&inner, origin, leader).await;
+        }
+        tokio::select! {
+            changed = reached.changed() => if changed.is_err() { return },
+            changed = metrics.changed() => if changed.is_err() { return },
+        }
+    }
+    tracing::info!(index = inner.frontier.reached().index(), "the database exists");
+}
+
+/// The leadership under which the genesis may be proposed: this term's first entry is applied.
+fn ready_to_create(inner: &Inner) -> Option<LeaderId> {
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow();
+    let leader = metrics.vote.leader_id;
+    let applied = inner.frontier.reached().applied?;
+    let caught_up = (applied.term, applied.node) == (leader.term, leader.node_id);
+    (metrics.state.is_leader() && metrics.vote.committed && caught_up).then_some(leader)
+}
+
+async fn propose_genesis(inner: &Inner, origin: Origin, leader: LeaderId) {
+    let page_size = PageSize::DEFAULT;
+    let image = genesis_page(page_size, AutoVacuum::None);
+    let hash = DatabaseHash::default().with(PageHash::of(PageNumber::FIRST, &image));
+    let header = DeltaHeader {
+        cluster: origin.cluster,
+        origin: origin.node,
+        epoch: origin.epoch,
+        // Flights begin at 1, so this is never taken for one.
+        sequence: 0,
+        base: None,
+        page_size,
+        page_count: PageCount(1),
+        hash_before: DatabaseHash::default(),
+        hash_after: hash,
+        part: Part::WHOLE,
+    };
+    let mut delta = DeltaWriter::new(header, Encoding::Raw);
+    delta.push(PageNumber::FIRST, &image);
+    let (responder, outcome) = ProgressResponder::complete_only();
+    let proposal = inner.raft.write(Payload(delta.finish()));
+    let proposal = proposal.with_leader(leader).responder(responder);
+    if proposal.await.is_ok() {
+        // Whatever became of it, the frontier says whether the database exists now.
+        drop(outcome.await);
+    }
+}
+
+/// Follows the checkpoint records: tells Raft about them, and purges the log below the last one but
+/// for a tail that lets followers catch up without a whole image.
+async fn purge(inner: Arc<Inner>) {
+    let mut recorded = inner.recorded.clone();
+    loop {
+        let upto = recorded.borrow_and_update().as_ref().map(|recorded| recorded.applied.index);
+        if let Some(upto) = upto {
+            let keep = inner.log.index_of_tail(inner.options.log_tail_bytes);
+            let upto = upto.min(keep.saturating_sub(1));
+            let purged = inner.log.purged().map_or(0, |purged| purged.index);
+            // Below the record there is nothing that a restart needs.
+            if upto > purged + PURGE_ENTRIES_MIN {
+                let told = inner.raft.trigger().snapshot().await;
+                // The snapshot is known to Raft's core a moment later, and purges wait for it.
+                tokio::time::sleep(SNAPSHOT_SETTLES).await;
+                if told.is_err() || inner.raft.trigger().purge_log(upto).await.is_err() {
+                    return;
+                }
+            }
+        }
+        if recorded.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A log that failed to write or sync cannot be trusted with anything more.
+async fn watch_log(inner: Arc<Inner>) {
+    let mut failed = inner.log.failed();
+    loop {
+        if let Some(why) = failed.borrow_and_update().clone() {
+            return inner.health.fail(format!("the log has failed: {why}"));
+        }
+        if failed.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Raft stops for good when storage fails under it.
+async fn watch_raft(inner: Arc<Inner>) {
+    let mut metrics = inner.raft.metrics();
+    loop {
+        let state = metrics.borrow_and_update().running_state.clone();
+        if let Err(fatal) = state {
+            let stopped = matches!(fatal, openraft::errors::Fatal::Stopped);
+            if !stopped {
+                inner.health.fail(format!("Raft has stopped: {fatal}"));
+            }
+            return;
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+const PURGE_ENTRIES_MIN: u64 = 64;
+const SNAPSHOT_SETTLES: Duration = Duration::from_millis(100);
