@@ -190,7 +190,7 @@ fn an_entry_has_these_bytes_whatever_it_carries() {
         ),
         (
             EntryPayload::Membership(membership),
-            format!("02000000{:02x}000000{}", 131, hex(&body)),
+            format!("02000000{:02x}000000{}", 129, hex(&body)),
         ),
     ];
     for (payload, expected) in cases {

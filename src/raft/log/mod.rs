@@ -103,7 +103,7 @@ impl Log {
         options: LogOptions,
     ) -> Result<Self, LogError> {
         let recovered = recover::recover(&files, identity, &options)?;
-        let (shared, owner) = writer::start(files, options, recovered)?;
+        let (shared, owner) = writer::start(&files, options, recovered)?;
         Ok(Self {
             shared,
             owner: Arc::new(owner),

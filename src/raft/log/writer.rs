@@ -243,7 +243,7 @@ struct Writer {
 
 /// Starts the writer on a recovered log.
 pub(super) fn start(
-    files: Arc<dyn Files>,
+    files: &Arc<dyn Files>,
     options: LogOptions,
     recovered: Recovered,
 ) -> Result<(Arc<Shared>, Owner), LogError> {
@@ -269,7 +269,7 @@ pub(super) fn start(
     });
     let mut writer = Writer {
         shared: Arc::clone(&shared),
-        files: Arc::clone(&files),
+        files: Arc::clone(files),
         options,
         segments,
         written,
