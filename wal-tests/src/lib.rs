@@ -1,1 +1,4 @@
 //! Tests of Wallaby from outside.
+
+pub mod replica;
+pub mod sql_workload;
