@@ -1,4 +1,18 @@
 //! Layer 1: the only place that knows SQLite.
+//!
+//! What it owns: the database file, its WAL and WAL-index, the checkpoint record and the page hashes.
+//!
+//! * A [`Database`] is open for writing, by SQL and by injected changes, and belongs to one thread.
+//! * Nothing that a transaction wrote leaves memory before its [`Gate`] has released it; afterwards
+//!   nothing may fail, or the process aborts.
+//! * What an injected [`Change`] claims is checked before anybody can see it.
+//! * Before there is a [`Database`] there is a [`StartLock`]; [`Redo`] or [`create`] puts the files
+//!   in order under it.
+//!
+//! What it must never do: decide whether a transaction is committed, or read the log.
+//!
+//! Assumptions about the outside: Linux file locks, a little-endian machine, and that nobody writes
+//! to the file past SQLite while it is open.
 
 mod authorizer;
 mod control;
@@ -16,5 +30,31 @@ mod writer;
 
 pub use limits::Limits;
 pub use readers::{Full, Readers, ReadersOptions};
+mod capture;
+mod checkpoint;
+mod database;
+mod error;
+mod ffi;
+mod genesis;
+mod image;
+mod inject;
+mod page_hashes;
+mod record;
+mod redo;
+mod shim;
+mod start_lock;
+mod vfs;
+pub use capture::Captured;
+pub use checkpoint::{Backfill, Checkpoint};
+pub use database::{Database, DatabaseOptions, assert_version};
+pub use error::Error;
+pub use genesis::{AutoVacuum, create, genesis_page};
+pub use image::Image;
+pub use inject::{Change, Pages};
+pub use page_hashes::PageHashes;
+pub use record::{Record, Stamp};
+pub use redo::Redo;
+pub use shim::{Gate, Verdict};
+pub use start_lock::StartLock;
 pub use values::{Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value};
 pub use writer::{GroupEnd, SetupError, SqlCommit, Writer, WriterOptions};

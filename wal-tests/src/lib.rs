@@ -10,3 +10,5 @@ pub mod cluster;
 pub mod process;
 pub mod seed;
 pub mod workload;
+pub mod replica;
+pub mod sql_workload;

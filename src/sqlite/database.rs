@@ -1,0 +1,301 @@
+//! The database of this node, open for writing: by SQL on one connection, and by injected changes.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionState};
+
+use super::capture::{Frames, Limits};
+use super::checkpoint::{self, Backfill, Checkpoint};
+use super::error::Error;
+use super::image::{Alive, Image, Source};
+use super::inject::{self, Change, failed};
+use super::page_hashes::PageHashes;
+use super::record::Record;
+use super::shim::{Gate, Owner};
+use super::start_lock::StartLock;
+use super::vfs;
+use crate::wal::format::frame_offset;
+use crate::wal::{DatabaseHash, PageCount, PageSize, Position};
+
+/// The oldest SQLite that will do: older ones have the WAL-reset defect (fixed in 3.51.3), and the
+/// order of calls that the shim relies on was read in this one.
+const VERSION_MIN: i32 = 3_054_000;
+
+/// How long opening waits for another process that looks at the file in the same instant.
+const OPEN_WAIT: Duration = Duration::from_secs(5);
+
+/// Checks the version of the SQLite that was linked.
+///
+/// # Errors
+///
+/// [`Error::Version`].
+pub fn assert_version() -> Result<(), Error> {
+    if rusqlite::version_number() < VERSION_MIN {
+        return Err(Error::Version {
+            found: rusqlite::version().to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Limits of an open database.
+#[derive(Clone, Copy, Debug)]
+pub struct DatabaseOptions {
+    /// A transaction with more bytes of frames than this goes to a spool file instead of memory.
+    pub spool_bytes_max: usize,
+    /// A transaction with more bytes of frames than this fails with `SQLITE_FULL`.
+    pub transaction_bytes_max: u64,
+}
+
+impl Default for DatabaseOptions {
+    fn default() -> Self {
+        Self {
+            spool_bytes_max: 64 * 1024 * 1024,
+            transaction_bytes_max: 4 * 1024 * 1024 * 1024,
+        }
+    }
+}
+
+/// The database, and the only right to write to it. Used by one thread at a time.
+pub struct Database {
+    // Dropped in this order: nothing uses the shim's files after the connection closed them, and the
+    // descriptor in the lock outlives the locks of the connection.
+    connection: Connection,
+    shim: vfs::Handle,
+    images: Alive,
+    wal: Arc<std::fs::File>,
+    lock: StartLock,
+    page_size: PageSize,
+}
+
+impl Database {
+    /// Opens the database that [`Redo`](super::Redo) or [`create`](super::create) has put in order,
+    /// and lets other processes read it.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` if the file is not the database that the hashes are of; `Sqlite`, `Io`, `Vfs`.
+    pub fn open(
+        options: DatabaseOptions,
+        lock: StartLock,
+        hashes: PageHashes,
+        gate: Box<dyn Gate>,
+    ) -> Result<Self, Error> {
+        assert_version()?;
+        vfs::register()?;
+        let (page_size, page_count) = (hashes.page_size(), hashes.page_count());
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags_and_vfs(lock.path(), flags, vfs::NAME)?;
+        let shim = vfs::shim_of(&connection)?;
+        let limits = Limits {
+            dir: lock.dir().to_owned(),
+            spool_bytes_max: options.spool_bytes_max,
+            transaction_bytes_max: options.transaction_bytes_max,
+        };
+        let frames = Frames::new(page_size, limits);
+        // SQLite opens the file at its first read. With the WAL's locks taken before the start lock
+        // is given back, there is no moment in which another process could write.
+        shim.own(Owner::new(frames, hashes, gate))
+            .map_err(failed("lock the WAL-index"))?;
+        lock.release()?;
+        connection.busy_timeout(OPEN_WAIT)?;
+        configure(&connection, &lock)?;
+        check_pages(&connection, &lock, page_size, page_count)?;
+        let wal = Arc::new(open_wal(lock.wal_path())?);
+        shim.with_owner(|owner| owner.wal_space = Some(Arc::clone(&wal)));
+        Ok(Self {
+            connection,
+            shim,
+            images: Alive::default(),
+            wal,
+            lock,
+            page_size,
+        })
+    }
+
+    /// The writing connection. Each of its commits goes through the gate.
+    #[must_use]
+    pub const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Makes a change that was executed elsewhere. All readers see it at once.
+    ///
+    /// Nothing is published before the hash afterwards is known to be right. Memory grows by a few
+    /// bytes per page.
+    ///
+    /// # Errors
+    ///
+    /// `HashMismatch`, `Change` and `Delta` leave the database as it was, and usable; after `Io` and
+    /// `Vfs` it must be closed and redone. `InTransaction` if the writing connection is at work.
+    pub fn inject(&mut self, change: Change<'_>) -> Result<(), Error> {
+        self.expect_rest()?;
+        inject::inject(&self.shim, change)
+    }
+
+    /// The hash of the whole database.
+    #[must_use]
+    pub fn hash(&self) -> DatabaseHash {
+        self.shim.with_owner(|owner| owner.hashes.sum())
+    }
+
+    /// How many pages the database has.
+    #[must_use]
+    pub fn page_count(&self) -> PageCount {
+        self.shim.with_owner(|owner| owner.hashes.page_count())
+    }
+
+    /// The size of each page.
+    #[must_use]
+    pub const fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    /// A copy of the hashes of all pages: 16 bytes for each.
+    #[must_use]
+    pub fn page_hashes(&self) -> PageHashes {
+        self.shim.with_owner(|owner| owner.hashes.clone())
+    }
+
+    /// Moves WAL content into the main file. Does nothing while an [`Image`] lives.
+    ///
+    /// # Errors
+    ///
+    /// `Sqlite`, `Vfs`; `InTransaction`.
+    pub fn checkpoint(&mut self, kind: Checkpoint) -> Result<Backfill, Error> {
+        self.expect_rest()?;
+        if self.images.any() {
+            let now = Backfill::now(self.shim.main)?;
+            return Ok(Backfill {
+                complete: false,
+                ..now
+            });
+        }
+        checkpoint::run(&self.connection, self.shim.main, kind)
+    }
+
+    /// Records durably that the main file contains everything up to `applied`, and that `data` is
+    /// the last data entry. After a complete checkpoint, before any other change.
+    ///
+    /// # Errors
+    ///
+    /// `NotCheckpointed`, `Io`.
+    pub fn save_record(
+        &mut self,
+        applied: Position,
+        data: Option<Position>,
+        membership: &[u8],
+    ) -> Result<(), Error> {
+        if !Backfill::now(self.shim.main)?.complete {
+            return Err(Error::NotCheckpointed);
+        }
+        self.shim.with_owner(|owner| {
+            Record::save(&self.lock, &mut owner.hashes, applied, data, membership)
+        })
+    }
+
+    /// How many bytes of the WAL are in use.
+    ///
+    /// # Errors
+    ///
+    /// `Vfs`.
+    pub fn wal_bytes(&self) -> Result<u64, Error> {
+        Ok(match Backfill::now(self.shim.main)?.wal_frames {
+            0 => 0,
+            frames => frame_offset(frames.saturating_add(1), self.page_size),
+        })
+    }
+
+    /// Freezes the current commit.
+    ///
+    /// # Errors
+    ///
+    /// `Vfs`; `InTransaction`.
+    pub fn image(&mut self) -> Result<Image, Error> {
+        self.expect_rest()?;
+        let source = Source {
+            main: Arc::clone(self.lock.file()),
+            wal: Arc::clone(&self.wal),
+            page_size: self.page_size,
+            page_count: self.page_count(),
+            hash: self.hash(),
+            alive: self.images.clone(),
+        };
+        Image::freeze(self.shim.main, source)
+    }
+
+    /// Closes the writing connection. The WAL stays; the next start makes nothing of it.
+    ///
+    /// # Errors
+    ///
+    /// `Sqlite`, if a statement is still in use.
+    pub fn close(self) -> Result<(), Error> {
+        self.connection.close().map_err(|(_, error)| error.into())
+    }
+
+    /// The injector and checkpoints work below SQLite, and would pull the WAL away under a statement.
+    fn expect_rest(&self) -> Result<(), Error> {
+        match self.connection.transaction_state(Some(c"main"))? {
+            TransactionState::None => Ok(()),
+            _ => Err(Error::InTransaction),
+        }
+    }
+}
+
+/// Settings on which the capture depends; the authorizer keeps others from changing them.
+fn configure(connection: &Connection, lock: &StartLock) -> Result<(), Error> {
+    let mode: String = connection.query_row("PRAGMA journal_mode", (), |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(Error::corrupt(
+            "the database is not in WAL mode",
+            lock.path(),
+            18,
+        ));
+    }
+    // Below FULL, SQLite publishes a commit without xSync: without asking anybody.
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;")?;
+    connection.query_row("PRAGMA wal_autocheckpoint = 0", (), |_| Ok(()))?;
+    Ok(())
+}
+
+/// Checks that the file has the size of the database that it should be.
+fn check_pages(
+    connection: &Connection,
+    lock: &StartLock,
+    page_size: PageSize,
+    page_count: PageCount,
+) -> Result<(), Error> {
+    let size: u32 = connection.query_row("PRAGMA page_size", (), |row| row.get(0))?;
+    let count: u32 = connection.query_row("PRAGMA page_count", (), |row| row.get(0))?;
+    if size != page_size.bytes() {
+        return Err(Error::corrupt(
+            "the page size is another one",
+            lock.path(),
+            16,
+        ));
+    }
+    if count != page_count.0 {
+        return Err(Error::corrupt(
+            "the number of pages is another one",
+            lock.path(),
+            28,
+        ));
+    }
+    Ok(())
+}
+
+/// The WAL a second time, which is harmless: SQLite takes no locks on it.
+fn open_wal(path: PathBuf) -> Result<std::fs::File, Error> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| Error::io("open", &path, e))
+}

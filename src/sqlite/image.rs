@@ -1,0 +1,134 @@
+//! A frozen view of the database, for snapshots and backups that take their time.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::error::Error;
+use super::ffi;
+use super::inject::{failed, read_header};
+use crate::wal::format::{FRAME_HEADER_BYTES, frame_offset};
+use crate::wal::index::{self, BACKFILL_OFFSET, region_of_frame};
+use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
+
+/// The database as it was at one commit, readable from any thread while writes go on.
+///
+/// As long as one lives no checkpoint runs, so the main file does not change and the WAL only grows.
+/// It holds the descriptor of the main file: drop it before the last connection of the process to
+/// the database is closed.
+#[derive(Debug)]
+pub struct Image {
+    main: Arc<File>,
+    wal: Arc<File>,
+    /// The last frame of each page that the main file does not have yet.
+    frames: HashMap<PageNumber, u32>,
+    page_size: PageSize,
+    page_count: PageCount,
+    hash: DatabaseHash,
+    _alive: Alive,
+}
+
+/// Counts the images that live.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Alive(Arc<()>);
+
+impl Alive {
+    /// Whether there is an image.
+    pub(super) fn any(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
+/// The files and the state that an image freezes.
+pub(super) struct Source {
+    pub(super) main: Arc<File>,
+    pub(super) wal: Arc<File>,
+    pub(super) page_size: PageSize,
+    pub(super) page_count: PageCount,
+    pub(super) hash: DatabaseHash,
+    pub(super) alive: Alive,
+}
+
+impl Image {
+    /// Freezes the current commit; on the owner's thread, between transactions.
+    pub(super) fn freeze(shim_main: ffi::File, source: Source) -> Result<Self, Error> {
+        let header = read_header(shim_main)?;
+        let region = shim_main.region(0).map_err(failed("map the WAL-index"))?;
+        let all_backfilled = region.word(BACKFILL_OFFSET) == header.frame_max;
+        let frames = if all_backfilled {
+            HashMap::new()
+        } else {
+            frames_of_pages(shim_main, header.frame_max)?
+        };
+        Ok(Self {
+            main: source.main,
+            wal: source.wal,
+            frames,
+            page_size: source.page_size,
+            page_count: source.page_count,
+            hash: source.hash,
+            _alive: source.alive,
+        })
+    }
+
+    /// The size of each page.
+    #[must_use]
+    pub const fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    /// How many pages the database has.
+    #[must_use]
+    pub const fn page_count(&self) -> PageCount {
+        self.page_count
+    }
+
+    /// The hash of the database.
+    #[must_use]
+    pub const fn hash(&self) -> DatabaseHash {
+        self.hash
+    }
+
+    /// Reads one page. The lock-byte page is all zeros.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, the page lies beyond the page count, or `image` does not have the
+    /// page size.
+    pub fn read(&self, page: PageNumber, image: &mut [u8]) -> io::Result<()> {
+        if !self.page_count.contains(page) || image.len() != self.page_size.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if page == self.page_size.lock_byte_page() {
+            image.fill(0);
+            return Ok(());
+        }
+        match self.frames.get(&page) {
+            Some(frame) => {
+                let offset = frame_offset(*frame, self.page_size) + FRAME_HEADER_BYTES as u64;
+                self.wal.read_exact_at(image, offset)
+            }
+            None => self.main.read_exact_at(image, page.offset(self.page_size)),
+        }
+    }
+}
+
+/// Reads the page numbers of all frames from the WAL-index; later frames win.
+fn frames_of_pages(main: ffi::File, frame_max: u32) -> Result<HashMap<PageNumber, u32>, Error> {
+    let mut frames = HashMap::new();
+    for number in 0..=region_of_frame(frame_max).region {
+        let region = main.region(number).map_err(failed("map the WAL-index"))?;
+        let first = index::frames_before(number) + 1;
+        let last =
+            frame_max.min(index::frames_before(number) + u32::from(index::entries_in(number)));
+        for frame in first..=last {
+            let page = region.word(region_of_frame(frame).page_offset());
+            if let Some(page) = PageNumber::new(page) {
+                frames.insert(page, frame);
+            }
+        }
+    }
+    Ok(frames)
+}

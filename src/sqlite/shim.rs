@@ -1,0 +1,304 @@
+//! What the writing connection's VFS does at each step of a transaction.
+//!
+//! The order at COMMIT, all on the owner's thread (`walFrames` in SQLite):
+//!
+//! 1. `xShmLock(WRITE)`: the buffer is emptied. The real lock is held for the life of the process.
+//! 2. `xWrite` to the WAL: into the buffer, see [`Frames`].
+//! 3. `xSync` of the WAL: the transaction is captured, the gate decides. Release: the buffer goes to
+//!    the WAL file. Discard: the buffer is dropped, SQLite gets `SQLITE_IOERR_FSYNC` and rolls back.
+//!    Never `SQLITE_BUSY`: SQLite would keep the transaction open, and the next COMMIT would write
+//!    frames that recovery cannot read.
+//! 4. SQLite enters the frames in the WAL-index and publishes its header (`xShmBarrier`).
+//! 5. `xShmUnlock(WRITE)`.
+//!
+//! Everything before the end of step 3 is undone by a crash; nothing after it may fail. So what could
+//! still fail is done before the gate is asked, and if something fails nevertheless the process
+//! aborts: SQLite would roll back what the cluster has committed.
+
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::sync::Arc;
+
+use super::capture::{Captured, CommitFrame, Frames, LastImages};
+use super::ffi::{self, Lock, ResultCode};
+use super::page_hashes::PageHashes;
+use crate::wal::format::{frame_bytes, frame_offset};
+use crate::wal::{PageHash, PageSize, index};
+
+/// WAL space is reserved in steps of this many bytes.
+const RESERVE_BYTES: u64 = 1024 * 1024;
+
+/// Decides about a transaction inside xSync: the only place where a commit waits.
+pub trait Gate: Send {
+    /// Blocks until it is certain whether the transaction is committed.
+    fn commit(&mut self, transaction: &Captured<'_>) -> Verdict;
+}
+
+/// What becomes of a transaction in flight.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// It is committed by the quorum: publish it.
+    Release,
+    /// It never will be, or only as a change of somebody else: roll it back.
+    Discard,
+}
+
+/// The state behind the main file and the WAL of one writing connection.
+pub(super) struct Shim {
+    /// The real main file. Open as long as the connection is.
+    pub(super) main: ffi::File,
+    /// The real WAL, from SQLite's first read until it closes the connection.
+    pub(super) wal: Cell<Option<ffi::File>>,
+    /// Released by the gate, not yet published to readers.
+    released: Cell<bool>,
+    owner: RefCell<Option<Owner>>,
+}
+
+/// What only the writing connection of an open database has.
+pub(super) struct Owner {
+    pub(super) frames: Frames,
+    pub(super) hashes: PageHashes,
+    pub(super) gate: Box<dyn Gate>,
+    /// The WAL again, to reserve space in it.
+    pub(super) wal_space: Option<Arc<File>>,
+    reserved: u64,
+}
+
+impl Owner {
+    pub(super) fn new(frames: Frames, hashes: PageHashes, gate: Box<dyn Gate>) -> Self {
+        Self {
+            frames,
+            hashes,
+            gate,
+            wal_space: None,
+            reserved: 0,
+        }
+    }
+}
+
+impl Shim {
+    pub(super) const fn new(main: ffi::File) -> Self {
+        Self {
+            main,
+            wal: Cell::new(None),
+            released: Cell::new(false),
+            owner: RefCell::new(None),
+        }
+    }
+
+    /// Makes this connection the only writer and checkpointer of the file, until it is closed.
+    pub(super) fn own(&self, owner: Owner) -> Result<(), ResultCode> {
+        self.main.region(0)?;
+        let (first, count) = (index::LOCK_WRITE, index::LOCK_CHECKPOINT + 1);
+        self.main.lock(first, count, Lock::Exclusive)?;
+        *self.owner.borrow_mut() = Some(owner);
+        Ok(())
+    }
+
+    /// Runs `f` on what an owning connection has.
+    pub(super) fn with_owner<T>(&self, f: impl FnOnce(&mut Owner) -> T) -> T {
+        f(self
+            .owner
+            .borrow_mut()
+            .as_mut()
+            .expect("Database::open has called own"))
+    }
+
+    pub(super) fn is_owned(&self) -> bool {
+        self.owner.borrow().is_some()
+    }
+
+    /// xRead of the WAL.
+    pub(super) fn read_wal(&self, bytes: &mut [u8], offset: u64) -> Option<Result<(), ResultCode>> {
+        let owner = self.owner.borrow();
+        let frames = &owner.as_ref()?.frames;
+        frames.covers(offset).then(|| {
+            frames
+                .read(bytes, offset)
+                .map_err(|_| ResultCode::IOERR_READ)
+        })
+    }
+
+    /// xWrite of the WAL. Without an owner there is nobody who could commit.
+    pub(super) fn write_wal(&self, bytes: &[u8], offset: u64) -> Result<(), ResultCode> {
+        let mut owner = self.owner.borrow_mut();
+        let owner = owner.as_mut().ok_or(ResultCode::READONLY)?;
+        owner.frames.write(bytes, offset)
+    }
+
+    /// xFileSize of the WAL, given the size of the real one.
+    pub(super) fn wal_size(&self, real: u64) -> u64 {
+        let owner = self.owner.borrow();
+        owner
+            .as_ref()
+            .map_or(real, |owner| owner.frames.end().max(real))
+    }
+
+    /// xTruncate of the WAL: what was reserved in it is gone.
+    pub(super) fn wal_truncated(&self, bytes: u64) {
+        if let Some(owner) = self.owner.borrow_mut().as_mut() {
+            owner.reserved = owner.reserved.min(bytes);
+        }
+    }
+
+    /// xSync of the WAL: the end of a transaction if a commit frame is in the buffer.
+    ///
+    /// Other syncs, as by a checkpoint, have nothing to do. Nobody relies on the WAL after a power
+    /// loss: the log has all of it.
+    pub(super) fn sync_wal(&self) -> Result<(), ResultCode> {
+        let mut owner = self.owner.borrow_mut();
+        let Some(owner) = owner.as_mut() else {
+            return Ok(());
+        };
+        let Some(commit) = owner.frames.commit_frame() else {
+            return Ok(());
+        };
+        let wal = self.wal.get().ok_or(ResultCode::IOERR_FSYNC)?;
+        let last = owner.frames.last_images(commit);
+        let verdict = self.prepare(owner, commit, &last).map(|hashes| {
+            let captured = Captured {
+                frames: &owner.frames,
+                last: &last,
+                page_count: commit.page_count,
+                hash_before: owner.hashes.sum(),
+                hash_after: owner.hashes.preview(
+                    commit.page_count,
+                    last.pages.iter().copied().zip(hashes.iter().copied()),
+                ),
+            };
+            (owner.gate.commit(&captured), hashes)
+        });
+        match verdict {
+            Ok((Verdict::Release, hashes)) => {
+                if let Err(code) = owner.frames.write_to(wal, commit.frame) {
+                    abort("the WAL cannot be written after the commit", code.0);
+                }
+                owner.frames.clear();
+                owner.hashes.resize(commit.page_count);
+                for (page, hash) in last.pages.iter().zip(hashes) {
+                    owner.hashes.replace(*page, hash);
+                }
+                self.released.set(true);
+                Ok(())
+            }
+            Ok((Verdict::Discard, _)) => {
+                owner.frames.clear();
+                Err(ResultCode::IOERR_FSYNC)
+            }
+            Err(code) => {
+                owner.frames.clear();
+                Err(code)
+            }
+        }
+    }
+
+    /// Everything that can fail, done before the gate is asked. Returns the hashes of the pages.
+    fn prepare(
+        &self,
+        owner: &mut Owner,
+        commit: CommitFrame,
+        last: &LastImages,
+    ) -> Result<Vec<PageHash>, ResultCode> {
+        let page_size = owner.hashes.page_size();
+        check_pages(&owner.hashes, commit, last, page_size)?;
+        let wal_bytes = frame_offset(commit.frame, page_size) + frame_bytes(page_size);
+        reserve(owner, wal_bytes)?;
+        for region in 0..=index::region_of_frame(commit.frame).region {
+            self.main.region(region).map_err(|_| ResultCode::FULL)?;
+        }
+        let mut image = vec![0; page_size.len()];
+        let mut hashes = Vec::with_capacity(last.pages.len());
+        for (page, frame) in last.pages.iter().zip(&last.frames) {
+            owner
+                .frames
+                .read_page(*frame, &mut image)
+                .map_err(|_| ResultCode::IOERR_READ)?;
+            hashes.push(PageHash::of(*page, &image));
+        }
+        Ok(hashes)
+    }
+
+    /// xShmLock of WRITE, both ways: no transaction is being written.
+    pub(super) fn write_lock_changed(&self) {
+        if self.released.get() {
+            abort("SQLite gave a committed transaction up", 0);
+        }
+        if let Some(owner) = self.owner.borrow_mut().as_mut() {
+            owner.frames.clear();
+        }
+    }
+
+    /// xShmBarrier: SQLite publishes, or a reader of this connection looks at the header.
+    pub(super) fn barrier(&self) {
+        if let Some(owner) = self.owner.borrow().as_ref()
+            && owner.frames.commit_frame().is_some()
+        {
+            abort(
+                "SQLite published a transaction without asking for its commit",
+                0,
+            );
+        }
+        self.released.set(false);
+    }
+}
+
+/// A transaction whose pages do not add up cannot be replicated.
+fn check_pages(
+    hashes: &PageHashes,
+    commit: CommitFrame,
+    last: &LastImages,
+    page_size: PageSize,
+) -> Result<(), ResultCode> {
+    let old = hashes.page_count();
+    let added = last
+        .pages
+        .iter()
+        .filter(|page| !old.contains(**page))
+        .count();
+    if last.pages.is_empty() || added != added_between(hashes, commit, page_size) {
+        tracing::error!(
+            before = old.0,
+            after = commit.page_count.0,
+            added,
+            "SQLite left out pages by which the database grows"
+        );
+        return Err(ResultCode::IOERR_FSYNC);
+    }
+    Ok(())
+}
+
+fn added_between(hashes: &PageHashes, commit: CommitFrame, page_size: PageSize) -> usize {
+    super::inject::pages_added(hashes.page_count(), commit.page_count, page_size)
+}
+
+/// Reserves space in the WAL, so that writing it after the commit cannot fail for want of it.
+fn reserve(owner: &mut Owner, wal_bytes: u64) -> Result<(), ResultCode> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
+
+    if wal_bytes <= owner.reserved {
+        return Ok(());
+    }
+    let Some(wal) = &owner.wal_space else {
+        return Err(ResultCode::FULL);
+    };
+    let length = (wal_bytes - owner.reserved).max(RESERVE_BYTES);
+    match fallocate(wal, FallocateFlags::KEEP_SIZE, owner.reserved, length) {
+        // A file system that cannot reserve: then only the abort is left if space runs out.
+        Ok(()) | Err(Errno::OPNOTSUPP) => {
+            owner.reserved += length;
+            Ok(())
+        }
+        Err(error) => {
+            tracing::warn!(%error, wal_bytes, "no space for the WAL");
+            Err(ResultCode::FULL)
+        }
+    }
+}
+
+/// Ends the process: what it did in memory no longer is what the cluster has committed. The next
+/// start redoes it from the log.
+fn abort(what: &str, code: i32) -> ! {
+    tracing::error!(code, "{what}; aborting");
+    std::process::abort();
+}

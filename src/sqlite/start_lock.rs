@@ -1,0 +1,131 @@
+//! The lock that keeps all other processes away from the main file while it is put in order.
+//!
+//! It covers every byte on which SQLite ever takes a lock (PENDING, RESERVED, SHARED: `os.h`, "file
+//! locking constants"), so getting it proves that nobody has the database open, and holding it
+//! keeps everybody out.
+//!
+//! Closing any descriptor of the main file drops all locks that this process holds on it, SQLite's
+//! too (POSIX record locks). So there is one descriptor for everything that is not SQLite: redo,
+//! images, syncs. It lives as long as the database.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
+use rustix::process::{Flock, FlockType, fcntl_getlk};
+
+use super::error::Error;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The main file, and the exclusive lock on it until [`Database::open`](super::Database::open) has
+/// locks of its own.
+#[derive(Debug)]
+pub struct StartLock {
+    dir: PathBuf,
+    path: PathBuf,
+    file: Arc<File>,
+}
+
+impl StartLock {
+    /// The name of the main file in the data directory.
+    pub const FILE_NAME: &'static str = "db.sqlite";
+
+    /// Opens the main file in `dir`, creating it empty if there is none, and locks it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InUse`] if another process still has it open after `wait`; `Io`.
+    pub fn acquire(dir: &Path, wait: Duration) -> Result<Self, Error> {
+        let path = dir.join(Self::FILE_NAME);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| Error::io("open", &path, e))?;
+        let begin = Instant::now();
+        let mut told = false;
+        loop {
+            match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::AGAIN | Errno::ACCESS) => {}
+                Err(error) => return Err(Error::io("lock", &path, error.into())),
+            }
+            let pid = holder(&file);
+            if begin.elapsed() >= wait {
+                return Err(Error::InUse {
+                    file: path,
+                    pid,
+                    waited: wait,
+                });
+            }
+            if !told {
+                tracing::warn!(pid, "another process has the database open, waiting for it");
+                told = true;
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            path,
+            file: Arc::new(file),
+        })
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The main file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The one descriptor of the main file.
+    pub(super) const fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// The path of the WAL.
+    pub(super) fn wal_path(&self) -> PathBuf {
+        self.dir.join(format!("{}-wal", Self::FILE_NAME))
+    }
+
+    /// Deletes the WAL and the WAL-index, while the lock is held.
+    pub(super) fn remove_wal(&self) -> Result<(), Error> {
+        for suffix in ["-wal", "-shm"] {
+            let path = self.dir.join(format!("{}{suffix}", Self::FILE_NAME));
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", &path, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets others in. No SQLite connection of this process has a lock on the main file yet.
+    pub(super) fn release(&self) -> Result<(), Error> {
+        fcntl_lock(&self.file, FlockOperation::NonBlockingUnlock)
+            .map_err(|error| Error::io("unlock", &self.path, error.into()))
+    }
+}
+
+/// The process that keeps us from locking the file.
+fn holder(file: &File) -> Option<u32> {
+    let lock = fcntl_getlk(file, &Flock::from(FlockType::WriteLock)).ok()??;
+    u32::try_from(lock.pid?.as_raw_nonzero().get()).ok()
+}

@@ -1,0 +1,253 @@
+//! One database of the `sqlite` layer with a gate that a test controls.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::Connection;
+use wallaby::sqlite::{
+    AutoVacuum, Captured, Change, Database, DatabaseOptions, Error, Gate, PageHashes, Record, Redo,
+    StartLock, Verdict, create, genesis_page,
+};
+use wallaby::wal::{
+    ClusterId, Delta, DeltaHeader, DeltaWriter, Encoding, PageNumber, PageSize, Part, Position,
+};
+
+/// A position to record.
+#[must_use]
+pub const fn position(index: u64) -> Position {
+    Position {
+        term: 1,
+        node: 1,
+        index,
+    }
+}
+
+/// A directory for a database; in memory where the system has such a place.
+#[must_use]
+pub fn data_dir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir()
+        && let Ok(dir) = tempfile::tempdir_in(memory)
+    {
+        return dir;
+    }
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// What the gate was asked and what it is to answer.
+#[derive(Clone, Default)]
+pub struct Decisions(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    discard: bool,
+    asked: usize,
+    released: Vec<Bytes>,
+}
+
+impl Decisions {
+    /// Lets the gate answer "discard" from now on, or no longer.
+    pub fn discard(&self, discard: bool) {
+        self.0.lock().expect("no panic in the gate").discard = discard;
+    }
+
+    /// How many transactions have arrived.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.0.lock().expect("no panic in the gate").asked
+    }
+
+    /// The deltas released since the last call.
+    #[must_use]
+    pub fn take(&self) -> Vec<Bytes> {
+        std::mem::take(&mut self.0.lock().expect("no panic in the gate").released)
+    }
+}
+
+impl Gate for Decisions {
+    fn commit(&mut self, transaction: &Captured<'_>) -> Verdict {
+        let mut state = self.0.lock().expect("no panic in the gate");
+        state.asked += 1;
+        if state.discard {
+            return Verdict::Discard;
+        }
+        state.released.push(encode(transaction));
+        Verdict::Release
+    }
+}
+
+/// The delta of a transaction.
+///
+/// # Panics
+///
+/// If its pages cannot be read or are not what they are promised to be.
+#[must_use]
+pub fn encode(transaction: &Captured<'_>) -> Bytes {
+    let header = DeltaHeader {
+        cluster: ClusterId(1),
+        origin: 1,
+        epoch: 1,
+        sequence: 1,
+        base: Some(position(1)),
+        page_size: transaction.page_size(),
+        page_count: transaction.page_count(),
+        hash_before: transaction.hash_before(),
+        hash_after: transaction.hash_after(),
+        part: Part::WHOLE,
+    };
+    let mut writer = DeltaWriter::new(header, Encoding::Raw);
+    let mut image = vec![0; transaction.page_size().len()];
+    let pages = transaction.page_numbers();
+    assert!(!pages.is_empty() && pages.is_sorted_by(|a, b| a < b));
+    for (index, page) in pages.iter().enumerate() {
+        transaction
+            .read(index, &mut image)
+            .expect("a captured page");
+        writer.push(*page, &image);
+    }
+    writer.finish()
+}
+
+/// A database and its gate.
+pub struct Replica {
+    /// The database.
+    pub database: Database,
+    /// What its gate was asked, and is to answer.
+    pub decisions: Decisions,
+    path: PathBuf,
+}
+
+impl Replica {
+    /// Makes an empty database in `dir`.
+    ///
+    /// # Panics
+    ///
+    /// If that fails.
+    #[must_use]
+    pub fn create(
+        dir: &Path,
+        page_size: PageSize,
+        auto_vacuum: AutoVacuum,
+        options: DatabaseOptions,
+    ) -> Self {
+        let lock = StartLock::acquire(dir, Duration::ZERO).expect("a lock");
+        let page = genesis_page(page_size, auto_vacuum);
+        let at = position(1);
+        let hashes = create(&lock, &page, at, Some(at), b"").expect("a database");
+        Self::open(lock, hashes, options)
+    }
+
+    /// Opens what redo has put in order.
+    ///
+    /// # Panics
+    ///
+    /// If that fails.
+    #[must_use]
+    pub fn open(lock: StartLock, hashes: PageHashes, options: DatabaseOptions) -> Self {
+        let path = lock.path().to_owned();
+        let decisions = Decisions::default();
+        let gate = Box::new(decisions.clone());
+        Self {
+            database: Database::open(options, lock, hashes, gate).expect("an open database"),
+            decisions,
+            path,
+        }
+    }
+
+    /// The writing connection.
+    #[must_use]
+    pub fn sql(&self) -> &Connection {
+        self.database.connection()
+    }
+
+    /// The main file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A plain connection on the default VFS that can only read.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be opened.
+    #[must_use]
+    pub fn reader(&self) -> Connection {
+        reader(&self.path)
+    }
+
+    /// Injects a delta.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Database::inject`].
+    pub fn inject(&mut self, delta: &Delta) -> Result<(), Error> {
+        with_change(delta, |change| self.database.inject(change))
+    }
+
+    /// All pages, as readers see them.
+    ///
+    /// # Panics
+    ///
+    /// If they cannot be read.
+    pub fn pages(&mut self) -> Vec<Vec<u8>> {
+        let image = self.database.image().expect("an image");
+        (1..=image.page_count().0)
+            .map(|number| {
+                let mut page = vec![0; image.page_size().len()];
+                let number = PageNumber::new(number).expect("from 1 on");
+                image.read(number, &mut page).expect("a page");
+                page
+            })
+            .collect()
+    }
+}
+
+/// A plain connection on the default VFS that can only read.
+///
+/// # Panics
+///
+/// If it cannot be opened.
+#[must_use]
+pub fn reader(path: &Path) -> Connection {
+    let flags =
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).expect("a connection");
+    connection
+        .execute_batch("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0;")
+        .expect("settings");
+    connection
+}
+
+/// Hands a delta over in the form of a change.
+pub fn with_change<T>(delta: &Delta, f: impl FnOnce(Change<'_>) -> T) -> T {
+    let header = delta.header();
+    let mut pages = delta.pages().map(|page| page.map_err(Error::from));
+    f(Change {
+        page_count: header.page_count,
+        hash_before: header.hash_before,
+        hash_after: header.hash_after,
+        pages: &mut pages,
+    })
+}
+
+/// Redo from the record in `dir`, without opening the database.
+///
+/// # Errors
+///
+/// Those of [`Redo`].
+///
+/// # Panics
+///
+/// If there is no record.
+pub fn redo(dir: &Path, deltas: &[Delta]) -> Result<(StartLock, PageHashes), Error> {
+    let record = Record::load(dir)?.expect("a record");
+    let lock = StartLock::acquire(dir, Duration::ZERO)?;
+    let mut redo = Redo::begin(lock, &record)?;
+    for delta in deltas {
+        with_change(delta, |change| redo.apply(change))?;
+    }
+    redo.finish()
+}
