@@ -12,6 +12,7 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -82,6 +83,13 @@ impl Peer {
     #[must_use]
     pub fn remote(&self) -> Option<PeerIdentity> {
         self.link.live().map(|live| live.identity)
+    }
+
+    /// A number that tells the live connection from those before and after it; `None` if there is
+    /// none.
+    #[must_use]
+    pub fn connection_number(&self) -> Option<u64> {
+        self.link.live().map(|live| live.number)
     }
 
     /// Sends a request and waits for its reply, on a stream of its own. Giving up (a dropped
@@ -273,6 +281,7 @@ type Outcome = Option<Result<Live, TransportError>>;
 struct Live {
     connection: quinn::Connection,
     identity: PeerIdentity,
+    number: u64,
     long_streams: Arc<Semaphore>,
 }
 
@@ -361,6 +370,7 @@ async fn dial(
         Ok(identity) => Ok(Live {
             connection,
             identity,
+            number: endpoint.dialed_count.fetch_add(1, Ordering::Relaxed),
             long_streams: Arc::new(Semaphore::new(LONG_STREAMS_MAX)),
         }),
         Err(error) => {

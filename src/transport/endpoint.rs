@@ -153,6 +153,8 @@ pub(super) struct Inner {
     pub(super) node: u64,
     pub(super) connect_timeout: Duration,
     pub(super) client_config: quinn::ClientConfig,
+    /// Connections dialed so far.
+    pub(super) dialed_count: AtomicU64,
     local_addr: SocketAddr,
     /// Whether certificates are verified, so that the nodes they name count.
     verified: bool,
@@ -198,6 +200,7 @@ impl Inner {
             node: options.node,
             connect_timeout: options.connect_timeout,
             client_config,
+            dialed_count: AtomicU64::new(0),
             local_addr: endpoint.local_addr()?,
             verified: matches!(options.security, Security::Key(_)),
             socket: Mutex::new(Some(endpoint)),
