@@ -1,0 +1,298 @@
+//! What a client's statement may do, and for how long. One guard per connection, installed once
+//! (setting an authorizer expires every prepared statement); its mode is switched by a flag.
+//!
+//! Statements are compiled again after a change of the schema and come past the authorizer again,
+//! so the mode has to be right when a statement *runs*, not only when it is prepared. That
+//! holds for our own control statements too.
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::ffi;
+
+/// The answer to a write on a connection that only reads, in rqlite's words.
+pub(crate) const WRITE_IN_QUERY: &str = "attempt to change database via query operation";
+
+/// On whose behalf the connection is working.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub(crate) enum Mode {
+    /// Our own statements: everything is allowed.
+    Server = 0,
+    /// A client's VACUUM, which attaches a nameless database to copy into.
+    Vacuum = 1,
+    /// A client that may write.
+    Write = 2,
+    /// A client that may only read.
+    Read = 3,
+}
+
+/// One thing that a statement wants to do, as SQLite asks about it (`sqlite3_set_authorizer`).
+pub(crate) struct Action<'a> {
+    /// The action code.
+    pub(crate) code: c_int,
+    /// The first argument; its meaning depends on the code.
+    pub(crate) first: Option<&'a [u8]>,
+    /// The second argument.
+    pub(crate) second: Option<&'a [u8]>,
+    /// The schema: `main`, `temp`, ...
+    pub(crate) database: Option<&'a [u8]>,
+}
+
+/// Judges every action of a connection, and ends statements that run too long.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    mode: AtomicU8,
+    foreign_keys: bool,
+    refusal: Mutex<Option<String>>,
+    deadline: Mutex<Option<Instant>>,
+    expired: AtomicBool,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Guard {
+    /// `foreign_keys`: whether the node enforces them. Setting `cancelled` ends whatever runs.
+    pub(crate) fn new(foreign_keys: bool, cancelled: Arc<AtomicBool>) -> Arc<Self> {
+        Arc::new(Self {
+            mode: AtomicU8::new(Mode::Server as u8),
+            foreign_keys,
+            refusal: Mutex::new(None),
+            deadline: Mutex::new(None),
+            expired: AtomicBool::new(false),
+            cancelled,
+        })
+    }
+
+    /// Sets on whose behalf the next statements are prepared and run.
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Relaxed) {
+            0 => Mode::Server,
+            1 => Mode::Vacuum,
+            2 => Mode::Write,
+            _ => Mode::Read,
+        }
+    }
+
+    /// Starts the clock for one statement and forgets what was refused before.
+    pub(crate) fn start(&self, time_max: Option<Duration>) {
+        *lock(&self.deadline) = time_max.and_then(|time_max| Instant::now().checked_add(time_max));
+        self.expired.store(false, Ordering::Relaxed);
+        *lock(&self.refusal) = None;
+    }
+
+    /// Stops the clock, so that our own statements are not interrupted.
+    pub(crate) fn stop(&self) {
+        *lock(&self.deadline) = None;
+    }
+
+    /// Whether the clock ran out since [`Self::start`].
+    pub(crate) fn has_expired(&self) -> bool {
+        self.expired.load(Ordering::Relaxed)
+    }
+
+    /// Why something was refused since [`Self::start`], if it was.
+    pub(crate) fn take_refusal(&self) -> Option<String> {
+        lock(&self.refusal).take()
+    }
+
+    /// The progress handler: whether to end the running statement.
+    pub(crate) fn interrupts(&self) -> bool {
+        let mode = self.mode();
+        if mode == Mode::Server {
+            return false;
+        }
+        let expired = lock(&self.deadline).is_some_and(|deadline| Instant::now() >= deadline);
+        if expired {
+            self.expired.store(true, Ordering::Relaxed);
+        }
+        expired || self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// The authorizer: whether the action is allowed. A refusal's reason is kept.
+    pub(crate) fn allows(&self, action: &Action<'_>) -> bool {
+        match self.judge(action) {
+            Ok(()) => true,
+            Err(reason) => {
+                lock(&self.refusal).get_or_insert(reason);
+                false
+            }
+        }
+    }
+
+    fn judge(&self, action: &Action<'_>) -> Result<(), String> {
+        let mode = self.mode();
+        match mode {
+            Mode::Server => return Ok(()),
+            Mode::Vacuum if action.code != ffi::SQLITE_ATTACH => return Ok(()),
+            Mode::Vacuum => {
+                let is_nameless = action.first.is_none_or(<[u8]>::is_empty);
+                return refuse_unless(is_nameless, "VACUUM INTO would write a file on the server");
+            }
+            Mode::Write | Mode::Read => {}
+        }
+        match action.code {
+            ffi::SQLITE_ATTACH | ffi::SQLITE_DETACH => refuse_unless(
+                false,
+                "a cluster keeps one database; ATTACH and DETACH are not served",
+            ),
+            ffi::SQLITE_TRANSACTION | ffi::SQLITE_SAVEPOINT => Err(SPANNING.to_owned()),
+            ffi::SQLITE_FUNCTION if is(action.second, "load_extension") => {
+                // SQLite's own words when extensions are switched off.
+                Err("not authorized".to_owned())
+            }
+            ffi::SQLITE_PRAGMA => self.judge_pragma(mode, action),
+            ffi::SQLITE_READ | ffi::SQLITE_SELECT | ffi::SQLITE_RECURSIVE => Ok(()),
+            code => refuse_unless(
+                !is(action.database, "temp") && !TEMPORARY.contains(&code),
+                "temporary objects would be shared by all clients of this node, \
+                 and are not replicated",
+            ),
+        }
+    }
+
+    fn judge_pragma(&self, mode: Mode, action: &Action<'_>) -> Result<(), String> {
+        let name = text(action.first).to_ascii_lowercase();
+        let value = action.second.map(|value| text(Some(value)));
+        let name = name.as_str();
+        let allowed = match (&value, mode) {
+            (None, Mode::Read) => READABLE.contains(&name) || WITH_ARGUMENT.contains(&name),
+            (None, _) => {
+                READABLE.contains(&name) || WITH_ARGUMENT.contains(&name) || WRITING.contains(&name)
+            }
+            (Some(_), _) if WITH_ARGUMENT.contains(&name) => true,
+            (Some(value), _) if name == "foreign_keys" => {
+                // A dump begins with `PRAGMA foreign_keys=OFF`: harmless where it changes nothing.
+                return refuse_unless(
+                    as_boolean(value) == Some(self.foreign_keys),
+                    "foreign keys are switched for the whole node, by its flag -fk",
+                );
+            }
+            (Some(_), Mode::Read) if WRITING.contains(&name) || STORED.contains(&name) => {
+                return Err(WRITE_IN_QUERY.to_owned());
+            }
+            (Some(_), _) => WRITING.contains(&name) || STORED.contains(&name),
+        };
+        if allowed {
+            return Ok(());
+        }
+        if mode == Mode::Read && WRITING.contains(&name) {
+            return Err(WRITE_IN_QUERY.to_owned());
+        }
+        let assignment = value.map(|value| format!("={value}")).unwrap_or_default();
+        Err(format!("not authorized: PRAGMA {name}{assignment}"))
+    }
+}
+
+/// Why BEGIN, COMMIT, SAVEPOINT and so on are refused.
+pub(crate) const SPANNING: &str = "explicit transactions cannot span requests: use the \
+     `transaction` parameter, or send BEGIN; ...; COMMIT as one string";
+
+/// Pragmas that only answer, when they are not given a value. (They come from FTS and R-Tree, too.)
+const READABLE: [&str; 38] = [
+    "analysis_limit",
+    "application_id",
+    "auto_vacuum",
+    "automatic_index",
+    "busy_timeout",
+    "cache_size",
+    "cache_spill",
+    "cell_size_check",
+    "checkpoint_fullfsync",
+    "collation_list",
+    "compile_options",
+    "data_version",
+    "database_list",
+    "defer_foreign_keys",
+    "encoding",
+    "foreign_keys",
+    "freelist_count",
+    "fullfsync",
+    "function_list",
+    "ignore_check_constraints",
+    "journal_mode",
+    "journal_size_limit",
+    "legacy_alter_table",
+    "locking_mode",
+    "max_page_count",
+    "mmap_size",
+    "module_list",
+    "page_count",
+    "page_size",
+    "pragma_list",
+    "query_only",
+    "read_uncommitted",
+    "recursive_triggers",
+    "schema_version",
+    "secure_delete",
+    "synchronous",
+    "user_version",
+    "wal_autocheckpoint",
+];
+
+/// Pragmas that only answer, with or without an argument.
+const WITH_ARGUMENT: [&str; 10] = [
+    "foreign_key_check",
+    "foreign_key_list",
+    "index_info",
+    "index_list",
+    "index_xinfo",
+    "integrity_check",
+    "quick_check",
+    "table_info",
+    "table_list",
+    "table_xinfo",
+];
+
+/// Pragmas that change the database, with or without an argument.
+const WRITING: [&str; 2] = ["incremental_vacuum", "optimize"];
+
+/// Pragmas whose value is stored in the database file, and replicated with it.
+const STORED: [&str; 2] = ["application_id", "user_version"];
+
+/// The actions on temporary objects that have codes of their own.
+const TEMPORARY: [c_int; 8] = [
+    ffi::SQLITE_CREATE_TEMP_INDEX,
+    ffi::SQLITE_CREATE_TEMP_TABLE,
+    ffi::SQLITE_CREATE_TEMP_TRIGGER,
+    ffi::SQLITE_CREATE_TEMP_VIEW,
+    ffi::SQLITE_DROP_TEMP_INDEX,
+    ffi::SQLITE_DROP_TEMP_TABLE,
+    ffi::SQLITE_DROP_TEMP_TRIGGER,
+    ffi::SQLITE_DROP_TEMP_VIEW,
+];
+
+fn refuse_unless(allowed: bool, reason: &str) -> Result<(), String> {
+    if allowed {
+        Ok(())
+    } else {
+        Err(format!("not authorized: {reason}"))
+    }
+}
+
+fn is(name: Option<&[u8]>, expected: &str) -> bool {
+    name.is_some_and(|name| name.eq_ignore_ascii_case(expected.as_bytes()))
+}
+
+fn text(name: Option<&[u8]>) -> String {
+    String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
+}
+
+/// The words that SQLite takes for a boolean (pragma.c).
+fn as_boolean(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "on" | "yes" | "true" => Some(true),
+        "0" | "off" | "no" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// A panic while one of these is held is impossible; a poisoned lock still holds a good value.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

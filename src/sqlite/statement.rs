@@ -1,0 +1,432 @@
+//! Running one SQL text on a connection, inside the transaction of a group or outside of any.
+
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ffi};
+
+use super::authorizer::{Guard, Mode, SPANNING, WRITE_IN_QUERY};
+use super::control::Control;
+use super::counters::{CounterTracker, Counters};
+use super::parameters;
+use super::raw::{self, Failure, Prepared};
+use super::result_rows::{self, RESULT_TOO_LARGE};
+use super::statement_cache::StatementCache;
+use super::tokens::{self, Keyword};
+use super::values::{Answer, Outcome, Shape, Statement};
+
+/// The circumstances under which a text runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scope {
+    /// What its result looks like, and whether it may write.
+    pub(crate) shape: Shape,
+    /// The longest that it may run.
+    pub(crate) time_max: Option<Duration>,
+    /// Whether a failure takes back the whole request anyway.
+    pub(crate) is_transaction: bool,
+}
+
+/// Runs the texts of clients on one connection, which it must not outlive.
+#[derive(Debug)]
+pub(crate) struct Executor {
+    guard: Arc<Guard>,
+    /// Our own transactions and savepoints.
+    pub(crate) control: Control,
+    /// The counters to report.
+    pub(crate) counters: CounterTracker,
+    cache: StatementCache,
+    foreign_keys: bool,
+    /// Whether the last statement only read: decides between two words for a time-out.
+    was_read: bool,
+}
+
+/// One statement of a text.
+#[derive(Clone, Copy)]
+struct Piece {
+    keyword: Keyword,
+    /// Only the last one's result is reported.
+    is_last: bool,
+    /// How many parameters the statements before it consumed.
+    first_parameter: usize,
+    /// Whether a savepoint around it already stands.
+    is_protected: bool,
+}
+
+/// A `BEGIN; ...; COMMIT` inside one text, run as a savepoint.
+struct TextTransaction {
+    before: Counters,
+}
+
+impl Executor {
+    /// Installs the authorizer. Everything that needs other rights has to be done before.
+    ///
+    /// # Errors
+    /// SQLite is out of memory.
+    pub(crate) fn new(
+        connection: &Connection,
+        guard: Arc<Guard>,
+        foreign_keys: bool,
+    ) -> Result<Self, Failure> {
+        raw::install(connection, &guard)?;
+        Ok(Self {
+            control: Control::new(connection, &guard)?,
+            counters: CounterTracker::new(connection),
+            cache: StatementCache::default(),
+            guard,
+            foreign_keys,
+            was_read: false,
+        })
+    }
+
+    /// Whether this text holds a pragma for which the whole request is refused. Texts in the cache
+    /// were looked at when they were put there.
+    pub(crate) fn has_disallowed_pragma(&self, sql: &str) -> bool {
+        !self.cache.contains(sql) && tokens::has_disallowed_pragma(sql)
+    }
+
+    /// Runs a text to its end. On the writer, `sqlite3_get_autocommit` has to be looked at after it:
+    /// some failures take the whole transaction of the group with them.
+    pub(crate) fn run(
+        &mut self,
+        connection: &Connection,
+        statement: &Statement,
+        scope: Scope,
+        bytes_left: &mut usize,
+    ) -> (Outcome, Option<Failure>) {
+        let start = Instant::now();
+        self.guard.start(scope.time_max);
+        let result = self.run_text(connection, statement, scope, bytes_left);
+        self.guard.stop();
+        self.guard.set_mode(Mode::Server);
+        let (answer, failure) = match result {
+            Ok(answer) => (answer, None),
+            Err(failure) => {
+                let failure = self.reworded(failure, scope.shape);
+                (Answer::Failed(failure.message.clone()), Some(failure))
+            }
+        };
+        (
+            Outcome {
+                answer,
+                elapsed: start.elapsed(),
+            },
+            failure,
+        )
+    }
+
+    /// Says what happened in the client's terms, where SQLite could only report its end of it.
+    fn reworded(&self, mut failure: Failure, shape: Shape) -> Failure {
+        if let Some(reason) = self.guard.take_refusal() {
+            failure.message = reason;
+        } else if self.guard.has_expired() {
+            let is_query = shape == Shape::Query || (shape == Shape::Unified && self.was_read);
+            failure.message = if is_query {
+                "query timeout"
+            } else {
+                "execute timeout"
+            }
+            .to_owned();
+        } else if shape == Shape::Query && failure.code & 0xff == ffi::SQLITE_READONLY {
+            WRITE_IN_QUERY.clone_into(&mut failure.message);
+        }
+        failure
+    }
+
+    fn run_text(
+        &mut self,
+        connection: &Connection,
+        statement: &Statement,
+        scope: Scope,
+        bytes_left: &mut usize,
+    ) -> Result<Answer, Failure> {
+        if let Some((sql, mut prepared)) = self.cache.take(&statement.sql) {
+            let piece = Piece {
+                keyword: tokens::keyword(&sql),
+                is_last: true,
+                first_parameter: 0,
+                is_protected: scope.is_transaction,
+            };
+            let result = self.run_piece(
+                connection,
+                &mut prepared,
+                piece,
+                (statement, scope),
+                bytes_left,
+            );
+            self.cache.put(sql, prepared);
+            return result;
+        }
+        let mut transaction = None;
+        let result = self.run_pieces(connection, statement, scope, bytes_left, &mut transaction);
+        let Some(TextTransaction { before }) = transaction else {
+            return result;
+        };
+        // The text failed or ended inside its own transaction. If SQLite has rolled back already,
+        // there is no savepoint left to undo.
+        if !connection.is_autocommit() {
+            self.control.undo_savepoint()?;
+        }
+        self.counters.restore(connection, before);
+        result.and_then(|_| Err(Failure::new(ffi::SQLITE_ERROR, SPANNING)))
+    }
+
+    fn run_pieces(
+        &mut self,
+        connection: &Connection,
+        statement: &Statement,
+        scope: Scope,
+        bytes_left: &mut usize,
+        transaction: &mut Option<TextTransaction>,
+    ) -> Result<Answer, Failure> {
+        let sql = statement.sql.as_str();
+        let Ok(terminated) = CString::new(sql) else {
+            return Err(Failure::new(
+                ffi::SQLITE_ERROR,
+                "unrecognized token: \"\\0\"",
+            ));
+        };
+        let is_grouped = !connection.is_autocommit();
+        let mut answer = Answer::Written {
+            last_insert_id: 0,
+            rows_affected: 0,
+        };
+        let (mut offset, mut first_parameter) = (0, 0);
+        while offset < sql.len() {
+            let keyword = tokens::keyword(sql.get(offset..).unwrap_or_default());
+            self.guard.set_mode(prepare_mode(keyword, scope.shape));
+            let (prepared, end) = Prepared::new(connection, &terminated, offset)?;
+            let begin = offset;
+            offset = end.max(begin + 1);
+            let Some(mut prepared) = prepared else {
+                continue;
+            };
+            if is_control(keyword) {
+                self.run_control(connection, keyword, scope, transaction)?;
+                answer = self.written();
+                continue;
+            }
+            let piece = Piece {
+                keyword,
+                is_last: tokens::is_blank(sql.get(end..).unwrap_or_default()),
+                first_parameter,
+                is_protected: scope.is_transaction || transaction.is_some(),
+            };
+            first_parameter += prepared.parameter_count();
+            answer = self.run_piece(
+                connection,
+                &mut prepared,
+                piece,
+                (statement, scope),
+                bytes_left,
+            )?;
+            if is_grouped && connection.is_autocommit() {
+                return Err(Failure::new(
+                    ffi::SQLITE_ABORT,
+                    "the transaction was rolled back",
+                ));
+            }
+            if begin == 0 && piece.is_last && is_cacheable(keyword) {
+                self.cache.put(sql.to_owned(), prepared);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// BEGIN and COMMIT within one text become a savepoint.
+    fn run_control(
+        &mut self,
+        connection: &Connection,
+        keyword: Keyword,
+        scope: Scope,
+        transaction: &mut Option<TextTransaction>,
+    ) -> Result<(), Failure> {
+        match (keyword, &transaction) {
+            (Keyword::Begin, open) if open.is_some() || scope.is_transaction => Err(Failure::new(
+                ffi::SQLITE_ERROR,
+                "cannot start a transaction within a transaction",
+            )),
+            (Keyword::Begin, _) => {
+                self.control.open_savepoint()?;
+                *transaction = Some(TextTransaction {
+                    before: self.counters.now(),
+                });
+                Ok(())
+            }
+            (Keyword::Commit, Some(_)) => {
+                self.check_foreign_keys(connection)?;
+                self.control.keep_savepoint()?;
+                *transaction = None;
+                Ok(())
+            }
+            (Keyword::Rollback, Some(TextTransaction { before })) => {
+                let before = *before;
+                self.control.undo_savepoint()?;
+                self.counters.restore(connection, before);
+                *transaction = None;
+                Ok(())
+            }
+            (Keyword::Savepoint, _) => Err(Failure::new(
+                ffi::SQLITE_ERROR,
+                "SAVEPOINT, RELEASE and ROLLBACK TO are not available to clients",
+            )),
+            _ => Err(Failure::new(ffi::SQLITE_ERROR, SPANNING)),
+        }
+    }
+
+    fn run_piece(
+        &mut self,
+        connection: &Connection,
+        prepared: &mut Prepared,
+        piece: Piece,
+        (statement, scope): (&Statement, Scope),
+        bytes_left: &mut usize,
+    ) -> Result<Answer, Failure> {
+        let is_read =
+            prepared.is_read_only() || prepared.is_explain() || piece.keyword == Keyword::Pragma;
+        self.was_read = is_read;
+        if scope.shape == Shape::Query && !is_read {
+            return Err(Failure::new(ffi::SQLITE_READONLY, WRITE_IN_QUERY));
+        }
+        let bound = parameters::bind(prepared, &statement.parameters, piece.first_parameter);
+        if let Err(failure) = bound {
+            prepared.reset();
+            return Err(failure);
+        }
+        let wants_rows = piece.is_last
+            && prepared.column_count() > 0
+            && (scope.shape != Shape::Execute || !is_read);
+        // A single statement is atomic by itself, except that it can leave a deferred foreign key
+        // open, and that giving up on its rows half-way would keep its changes.
+        let needs_savepoint = !is_read
+            && !piece.is_protected
+            && !connection.is_autocommit()
+            && (self.foreign_keys || wants_rows);
+        let before = self.counters.now();
+        if needs_savepoint {
+            self.control.open_savepoint()?;
+        }
+        self.guard.set_mode(run_mode(piece.keyword, scope.shape));
+        let result = if wants_rows {
+            result_rows::collect(prepared, bytes_left).map(Answer::Rows)
+        } else {
+            result_rows::drain(prepared).map(|()| Answer::Written {
+                last_insert_id: 0,
+                rows_affected: 0,
+            })
+        };
+        prepared.reset();
+        self.guard.set_mode(Mode::Server);
+        let sets_changes = matches!(piece.keyword, Keyword::Change | Keyword::With) && !is_read;
+        self.counters.note(connection, sets_changes);
+        let result = if needs_savepoint && !connection.is_autocommit() {
+            self.close_savepoint(connection, before, result)
+        } else {
+            result
+        };
+        match result? {
+            Answer::Written { .. } => Ok(self.written()),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Ends the savepoint around a single statement. A failed statement has undone what it should
+    /// (OR FAIL keeps its earlier rows), so the savepoint is undone only for what SQLite would find
+    /// at a COMMIT of its own, or if the rows were too many.
+    fn close_savepoint(
+        &mut self,
+        connection: &Connection,
+        before: Counters,
+        result: Result<Answer, Failure>,
+    ) -> Result<Answer, Failure> {
+        let is_too_large = result
+            .as_ref()
+            .is_err_and(|failure| failure.code == RESULT_TOO_LARGE);
+        let foreign_keys = self.check_foreign_keys(connection);
+        if is_too_large || foreign_keys.is_err() {
+            self.control.undo_savepoint()?;
+            self.counters.restore(connection, before);
+        } else {
+            self.control.keep_savepoint()?;
+        }
+        foreign_keys.and(result)
+    }
+
+    /// What COMMIT would check: whether a deferred foreign key is violated.
+    ///
+    /// # Errors
+    /// One is, in SQLite's words.
+    pub(crate) fn check_foreign_keys(&self, connection: &Connection) -> Result<(), Failure> {
+        if self.foreign_keys && raw::deferred_foreign_keys_open(connection) {
+            return Err(Failure::new(
+                ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
+                "FOREIGN KEY constraint failed",
+            ));
+        }
+        Ok(())
+    }
+
+    fn written(&self) -> Answer {
+        let Counters {
+            last_insert_id,
+            rows_affected,
+        } = self.counters.now();
+        Answer::Written {
+            last_insert_id,
+            rows_affected,
+        }
+    }
+
+    /// Whether none of the request's statements writes, by SQLite's own judgement; a statement that
+    /// does not compile writes nothing.
+    pub(crate) fn is_read_only(&self, connection: &Connection, statement: &Statement) -> bool {
+        let sql = statement.sql.as_str();
+        let Ok(terminated) = CString::new(sql) else {
+            return true;
+        };
+        self.guard.start(None);
+        let mut offset = 0;
+        let mut is_read_only = true;
+        while offset < sql.len() && is_read_only {
+            let keyword = tokens::keyword(sql.get(offset..).unwrap_or_default());
+            self.guard.set_mode(prepare_mode(keyword, Shape::Unified));
+            let Ok((prepared, end)) = Prepared::new(connection, &terminated, offset) else {
+                break;
+            };
+            offset = end.max(offset + 1);
+            is_read_only =
+                prepared.is_none_or(|prepared| prepared.is_read_only() || prepared.is_explain());
+        }
+        self.guard.set_mode(Mode::Server);
+        is_read_only
+    }
+}
+
+fn is_control(keyword: Keyword) -> bool {
+    matches!(
+        keyword,
+        Keyword::Begin | Keyword::Commit | Keyword::Rollback | Keyword::Savepoint
+    )
+}
+
+/// Statements whose rights depend on who runs them are compiled each time.
+fn is_cacheable(keyword: Keyword) -> bool {
+    !is_control(keyword) && !matches!(keyword, Keyword::Pragma | Keyword::Vacuum)
+}
+
+/// Control statements of clients are compiled for their syntax only, and never run.
+fn prepare_mode(keyword: Keyword, shape: Shape) -> Mode {
+    if is_control(keyword) {
+        Mode::Server
+    } else {
+        run_mode(keyword, shape)
+    }
+}
+
+fn run_mode(keyword: Keyword, shape: Shape) -> Mode {
+    match (shape, keyword) {
+        (Shape::Query, _) => Mode::Read,
+        (_, Keyword::Vacuum) => Mode::Vacuum,
+        _ => Mode::Write,
+    }
+}

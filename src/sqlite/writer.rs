@@ -1,0 +1,454 @@
+//! The writer: runs requests in groups, each group one SQLite transaction.
+//!
+//! A request that kills the transaction of its group (OR ROLLBACK, RAISE(ROLLBACK), a full disk, an
+//! interrupted write) must not take the others with it. Nothing of a killed group has left SQLite,
+//! so the group is run again without the culprit: without `transaction` its *statement* is skipped
+//! and the error recorded stands, with `transaction` the whole request. All other answers come from
+//! the last run. After the second kill only the requests before the culprit are run again, and the
+//! caller begins its next group with the culprit, so a group costs a bounded number of runs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ffi};
+
+use super::authorizer::Guard;
+use super::counters::Counters;
+use super::limits::Limits;
+use super::raw::Failure;
+use super::statement::{Executor, Scope};
+use super::tokens;
+use super::values::{Outcome, Reply, Request, Shape};
+
+/// How the writer's connection is set up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WriterOptions {
+    /// Whether foreign keys are enforced (`-fk`; off by default as in rqlite).
+    pub foreign_keys: bool,
+    /// Bounds on what clients may ask for.
+    pub limits: Limits,
+}
+
+/// Setting up a connection failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// SQLite refused a setting; the connection is not usable.
+    #[error("cannot set up the SQLite connection: {0}")]
+    Sqlite(String),
+}
+
+impl From<Failure> for SetupError {
+    fn from(failure: Failure) -> Self {
+        Self::Sqlite(failure.message)
+    }
+}
+
+impl From<rusqlite::Error> for SetupError {
+    fn from(error: rusqlite::Error) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+/// What came of one SQLite transaction.
+#[derive(Debug)]
+pub struct GroupEnd {
+    /// One for each request that was run: the head of the group. The caller runs the rest, if there
+    /// is one, with its next call.
+    pub replies: Vec<Reply>,
+    /// Whether the replies hold.
+    pub sql_commit: SqlCommit,
+}
+
+/// SQLite's end of a transaction.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SqlCommit {
+    /// Committed, or there was nothing to commit: the replies hold.
+    Done,
+    /// The commit was refused with `SQLITE_IOERR_FSYNC`: the gate discarded it. The connection is
+    /// back in autocommit, the replies have no meaning, and none of the requests had any effect
+    /// except as said here.
+    Refused {
+        /// The request ran alone (see [`Writer::runs_alone`]) and an earlier statement of it was
+        /// committed already by a transaction of its own.
+        partial: bool,
+    },
+}
+
+/// Runs groups on one connection: keeps its counters and its prepared statements. Lives on the
+/// thread that uses the connection, and must be dropped before the connection is (SQLite does not
+/// close a connection that still has prepared statements).
+#[derive(Debug)]
+pub struct Writer {
+    executor: Executor,
+    result_bytes_max: usize,
+}
+
+/// How one run of a group ended.
+enum Attempt {
+    Committed(Vec<Reply>),
+    Refused,
+    Killed(Kill),
+    /// BEGIN or COMMIT failed, and everything is rolled back.
+    Failed(String),
+}
+
+/// A request rolled back the whole group.
+struct Kill {
+    /// Its place in the group.
+    request: usize,
+    /// What to do about it in the next run.
+    skip: Skip,
+}
+
+/// What is not run again, with what was recorded for it.
+enum Skip {
+    /// One statement; the counters it left are those that the next one sees.
+    Statement {
+        index: usize,
+        outcome: Outcome,
+        counters: Counters,
+    },
+    /// A request with `transaction`.
+    Request(Reply),
+}
+
+/// Everything that is not run again.
+#[derive(Default)]
+struct Skips {
+    statements: HashMap<(usize, usize), (Outcome, Counters)>,
+    requests: HashMap<usize, Reply>,
+}
+
+impl Writer {
+    /// Sets up `connection` for groups and installs the authorizer. Call it once per connection, on
+    /// the thread that will use it.
+    ///
+    /// # Errors
+    /// SQLite refused a setting.
+    pub fn new(connection: &Connection, options: &WriterOptions) -> Result<Self, SetupError> {
+        set_up(connection, options.foreign_keys, &options.limits)?;
+        // FULL makes SQLite call xSync at every commit, which is where the cluster decides.
+        connection.execute_batch(
+            "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA temp_store=MEMORY;",
+        )?;
+        let guard = Guard::new(options.foreign_keys, Arc::new(AtomicBool::new(false)));
+        Ok(Self {
+            executor: Executor::new(connection, guard, options.foreign_keys)?,
+            result_bytes_max: options.limits.result_bytes_max,
+        })
+    }
+
+    /// Whether a request has to be a group of its own because a statement of it cannot run inside a
+    /// transaction. Each of its statements is then a transaction of its own.
+    #[must_use]
+    pub fn runs_alone(request: &Request) -> bool {
+        !request.transaction
+            && request.shape != Shape::Query
+            && request
+                .statements
+                .iter()
+                .any(|statement| tokens::has_vacuum(&statement.sql))
+    }
+
+    /// Runs the head of `group` as one SQLite transaction: all of it, except that it ends before a
+    /// request that runs alone, and before one that killed the transaction after another had.
+    /// At least one request is run, unless the group is empty.
+    pub fn run(&mut self, connection: &Connection, group: &[Request]) -> GroupEnd {
+        if let Some(first) = group.first().filter(|first| Self::runs_alone(first)) {
+            return self.run_alone(connection, first);
+        }
+        let end = group
+            .iter()
+            .position(Self::runs_alone)
+            .unwrap_or(group.len());
+        self.run_group(connection, &group[..end])
+    }
+
+    fn run_group(&mut self, connection: &Connection, mut group: &[Request]) -> GroupEnd {
+        let before = self.executor.counters.now();
+        let mut skips = Skips::default();
+        let mut kills = 0;
+        loop {
+            let attempt = self.attempt(connection, group, &skips);
+            if !matches!(attempt, Attempt::Committed(_)) {
+                self.executor.counters.restore(connection, before);
+            }
+            match attempt {
+                Attempt::Committed(replies) => {
+                    return GroupEnd {
+                        replies,
+                        sql_commit: SqlCommit::Done,
+                    };
+                }
+                Attempt::Refused => {
+                    let sql_commit = SqlCommit::Refused { partial: false };
+                    return GroupEnd {
+                        replies: vec![Reply::default(); group.len()],
+                        sql_commit,
+                    };
+                }
+                Attempt::Killed(Kill { request, skip }) => {
+                    kills += 1;
+                    if kills >= 2 {
+                        group = &group[..request.max(1)];
+                    }
+                    skips.add(request, skip);
+                }
+                // One request may have made the transaction too large for all of them.
+                Attempt::Failed(_) if group.len() > 1 => group = &group[..1],
+                Attempt::Failed(message) => {
+                    let reply = Reply {
+                        outcomes: Vec::new(),
+                        error: Some(message),
+                    };
+                    return GroupEnd {
+                        replies: vec![reply],
+                        sql_commit: SqlCommit::Done,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Runs a group once, from BEGIN to COMMIT.
+    fn attempt(&mut self, connection: &Connection, group: &[Request], skips: &Skips) -> Attempt {
+        if group.is_empty() {
+            return Attempt::Committed(Vec::new());
+        }
+        if let Err(failure) = self.executor.control.begin_immediate() {
+            return Attempt::Failed(failure.message);
+        }
+        let mut replies = Vec::with_capacity(group.len());
+        for (number, request) in group.iter().enumerate() {
+            match self.run_request(connection, request, number, skips) {
+                Ok(Ok(reply)) => replies.push(reply),
+                Ok(Err(skip)) => {
+                    return Attempt::Killed(Kill {
+                        request: number,
+                        skip,
+                    });
+                }
+                Err(failure) => return self.abandon(connection, failure),
+            }
+        }
+        match self.executor.control.commit() {
+            Ok(()) => Attempt::Committed(replies),
+            Err(failure) if failure.code == ffi::SQLITE_IOERR_FSYNC => {
+                if connection.is_autocommit() {
+                    Attempt::Refused
+                } else {
+                    self.abandon(connection, failure)
+                }
+            }
+            Err(failure) => self.abandon(connection, failure),
+        }
+    }
+
+    fn abandon(&mut self, connection: &Connection, failure: Failure) -> Attempt {
+        if !connection.is_autocommit() {
+            // If even this fails, the next BEGIN does too, and says so to its clients.
+            let _ = self.executor.control.rollback();
+        }
+        Attempt::Failed(failure.message)
+    }
+
+    /// Runs one request inside the group's transaction. The inner error is a kill; the outer one a
+    /// failure of our own statements.
+    fn run_request(
+        &mut self,
+        connection: &Connection,
+        request: &Request,
+        number: usize,
+        skips: &Skips,
+    ) -> Result<Result<Reply, Skip>, Failure> {
+        if let Some(reply) = skips.requests.get(&number) {
+            return Ok(Ok(reply.clone()));
+        }
+        if let Some(reply) = refused_as_a_whole(&self.executor, request) {
+            return Ok(Ok(reply));
+        }
+        if request.transaction {
+            return self.run_transaction(connection, request);
+        }
+        let mut bytes_left = self.result_bytes_max;
+        let mut reply = Reply::default();
+        for (index, statement) in request.statements.iter().enumerate() {
+            if statement.sql.is_empty() {
+                continue;
+            }
+            if let Some((outcome, counters)) = skips.statements.get(&(number, index)) {
+                reply.outcomes.push(outcome.clone());
+                self.executor.counters.restore(connection, *counters);
+                continue;
+            }
+            let scope = scope_of(request);
+            let (outcome, _) = self
+                .executor
+                .run(connection, statement, scope, &mut bytes_left);
+            if connection.is_autocommit() {
+                let counters = self.executor.counters.now();
+                return Ok(Err(Skip::Statement {
+                    index,
+                    outcome,
+                    counters,
+                }));
+            }
+            reply.outcomes.push(outcome);
+        }
+        Ok(Ok(reply))
+    }
+
+    /// Runs a request whose statements stand or fall together.
+    fn run_transaction(
+        &mut self,
+        connection: &Connection,
+        request: &Request,
+    ) -> Result<Result<Reply, Skip>, Failure> {
+        let before = self.executor.counters.now();
+        let mut bytes_left = self.result_bytes_max;
+        let mut reply = Reply::default();
+        let mut has_failed = false;
+        self.executor.control.open_savepoint()?;
+        for statement in request
+            .statements
+            .iter()
+            .filter(|statement| !statement.sql.is_empty())
+        {
+            let scope = scope_of(request);
+            let (outcome, failure) =
+                self.executor
+                    .run(connection, statement, scope, &mut bytes_left);
+            reply.outcomes.push(outcome);
+            if connection.is_autocommit() {
+                return Ok(Err(Skip::Request(reply)));
+            }
+            if failure.is_some() {
+                has_failed = true;
+                break;
+            }
+        }
+        if !has_failed && let Err(failure) = self.executor.check_foreign_keys(connection) {
+            has_failed = true;
+            reply = Reply {
+                outcomes: Vec::new(),
+                error: Some(failure.message),
+            };
+        }
+        if has_failed {
+            self.executor.control.undo_savepoint()?;
+            self.executor.counters.restore(connection, before);
+        } else {
+            self.executor.control.keep_savepoint()?;
+        }
+        Ok(Ok(reply))
+    }
+
+    /// Runs a request with a VACUUM in it: that text in autocommit, every other one as a group.
+    fn run_alone(&mut self, connection: &Connection, request: &Request) -> GroupEnd {
+        let mut reply = Reply::default();
+        if let Some(refused) = refused_as_a_whole(&self.executor, request) {
+            return GroupEnd {
+                replies: vec![refused],
+                sql_commit: SqlCommit::Done,
+            };
+        }
+        let mut is_first = true;
+        for statement in request
+            .statements
+            .iter()
+            .filter(|statement| !statement.sql.is_empty())
+        {
+            let before = self.executor.counters.now();
+            let (outcomes, is_refused) = if tokens::has_vacuum(&statement.sql) {
+                let mut bytes_left = self.result_bytes_max;
+                let scope = scope_of(request);
+                let (outcome, failure) =
+                    self.executor
+                        .run(connection, statement, scope, &mut bytes_left);
+                is_first &= tokens::keyword(&statement.sql) == tokens::Keyword::Vacuum;
+                let is_refused = failure.is_some_and(|it| it.code == ffi::SQLITE_IOERR_FSYNC);
+                (vec![outcome], is_refused)
+            } else {
+                let statements = vec![statement.clone()];
+                let mut end = self.run_group(
+                    connection,
+                    &[Request {
+                        statements,
+                        ..request.clone()
+                    }],
+                );
+                let single = end.replies.pop().unwrap_or_default();
+                reply.error = reply.error.or(single.error);
+                (single.outcomes, end.sql_commit != SqlCommit::Done)
+            };
+            if is_refused {
+                self.executor.counters.restore(connection, before);
+                let sql_commit = SqlCommit::Refused { partial: !is_first };
+                return GroupEnd {
+                    replies: vec![Reply::default()],
+                    sql_commit,
+                };
+            }
+            is_first = false;
+            reply.outcomes.extend(outcomes);
+        }
+        GroupEnd {
+            replies: vec![reply],
+            sql_commit: SqlCommit::Done,
+        }
+    }
+}
+
+impl Skips {
+    fn add(&mut self, request: usize, skip: Skip) {
+        match skip {
+            Skip::Statement {
+                index,
+                outcome,
+                counters,
+            } => {
+                self.statements
+                    .insert((request, index), (outcome, counters));
+            }
+            Skip::Request(reply) => {
+                self.requests.insert(request, reply);
+            }
+        }
+    }
+}
+
+/// What every connection that serves clients needs, before its authorizer is installed: rqlite's
+/// defaults, where the bundled SQLite was built with others.
+pub(crate) fn set_up(
+    connection: &Connection,
+    foreign_keys: bool,
+    limits: &Limits,
+) -> Result<(), SetupError> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, foreign_keys)?;
+    Ok(limits.set(connection)?)
+}
+
+/// The reply to a request that is refused before anything of it runs.
+pub(crate) fn refused_as_a_whole(executor: &Executor, request: &Request) -> Option<Reply> {
+    let is_refused = request
+        .statements
+        .iter()
+        .any(|statement| executor.has_disallowed_pragma(&statement.sql));
+    is_refused.then(|| Reply {
+        outcomes: Vec::new(),
+        error: Some("disallowed pragma".to_owned()),
+    })
+}
+
+/// The circumstances of a request's statements.
+pub(crate) fn scope_of(request: &Request) -> Scope {
+    Scope {
+        shape: request.shape,
+        time_max: request.statement_time_max,
+        is_transaction: request.transaction,
+    }
+}
