@@ -148,6 +148,9 @@ impl Guard {
             }
             ffi::SQLITE_PRAGMA => self.judge_pragma(mode, action),
             ffi::SQLITE_READ | ffi::SQLITE_SELECT | ffi::SQLITE_RECURSIVE => Ok(()),
+            // ALTER TABLE looks for references in the temporary schema as well. A client cannot update
+            // a schema table by itself.
+            ffi::SQLITE_UPDATE if is_schema_table(action.first) => Ok(()),
             code => refuse_unless(
                 !is(action.database, "temp") && !TEMPORARY.contains(&code),
                 "temporary objects would be shared by all clients of this node, \
@@ -277,6 +280,10 @@ fn refuse_unless(allowed: bool, reason: &str) -> Result<(), String> {
 
 fn is(name: Option<&[u8]>, expected: &str) -> bool {
     name.is_some_and(|name| name.eq_ignore_ascii_case(expected.as_bytes()))
+}
+
+fn is_schema_table(name: Option<&[u8]>) -> bool {
+    is(name, "sqlite_master") || is(name, "sqlite_temp_master")
 }
 
 fn text(name: Option<&[u8]>) -> String {
