@@ -125,8 +125,9 @@ pub fn binary() -> &'static Path {
             "wallaby",
         ]);
         build.args(release.then_some("--release"));
-        // What cargo tells a test about its package would be taken for news by build scripts (ring's
-        // watches these), and half of the dependencies would be compiled again, each time.
+        // What cargo tells a test about its package would be taken for news by build scripts
+        // (ring's watches these), and half of the dependencies would be compiled again, each
+        // time.
         for (name, _) in std::env::vars_os() {
             let told = name.to_string_lossy();
             if ["CARGO_MANIFEST_", "CARGO_PKG_"]
