@@ -1,5 +1,5 @@
-//! From flags to one checked configuration. Whatever is wrong is said at once, with the flag's name,
-//! before anything on disk is touched.
+//! From flags to one checked configuration. Whatever is wrong is said at once, with the flag's
+//! name, before anything on disk is touched.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;

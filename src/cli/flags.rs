@@ -1,5 +1,5 @@
-//! Every sub-command and flag, with its default and its help text. What the values may be is decided
-//! in `config`; how they are written on the command line in `arguments`.
+//! Every sub-command and flag, with its default and its help text. What the values may be is
+//! decided in `config`; how they are written on the command line in `arguments`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,7 +72,8 @@ pub(crate) struct ServeFlags {
     /// Raft address that other nodes are told (default: -raft-addr).
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) raft_adv_addr: Option<String>,
-    /// Nodes of the cluster to join: Raft addresses host:port, or http://host:port of a running node.
+    /// Nodes of the cluster to join: Raft addresses host:port, or http://host:port of a running
+    /// node.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) join: Vec<String>,
     /// Start a cluster once this many of the nodes in -join have found each other; 0: do not wait.

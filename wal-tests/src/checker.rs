@@ -1,13 +1,13 @@
 //! Compares what writers were told with what is in the database.
 //!
-//! Verified: every acknowledged row is there, once, with its payload; no refused row is there; a row
-//! of unknown fate is there at most once; rows of one request are there together or not at all; no
-//! row is there that nobody wrote.
+//! Verified: every acknowledged row is there, once, with its payload; no refused row is there; a
+//! row of unknown fate is there at most once; rows of one request are there together or not at
+//! all; no row is there that nobody wrote.
 //!
-//! Not verified: order and real time between writes, anything about reads (staleness, monotonicity,
-//! read-your-writes), updates and deletes, isolation between requests, and whether an answer came in
-//! reasonable time. A server that called every outcome unknown would pass, which is why tests also
-//! demand a number of acknowledged rows.
+//! Not verified: order and real time between writes, anything about reads (staleness,
+//! monotonicity, read-your-writes), updates and deletes, isolation between requests, and whether
+//! an answer came in reasonable time. A server that called every outcome unknown would pass,
+//! which is why tests also demand a number of acknowledged rows.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -298,8 +298,8 @@ impl ProcessCluster {
         })
     }
 
-    /// Waits until the running nodes contain the same entries and checks that their images are equal
-    /// byte for byte, and that SQLite finds the image sound. Returns it.
+    /// Waits until the running nodes contain the same entries and checks that their images are
+    /// equal byte for byte, and that SQLite finds the image sound. Returns it.
     #[track_caller]
     pub fn assert_identical(&mut self) -> Image {
         let mut images = self.wait_converged();

@@ -1,4 +1,5 @@
-//! The Chinook database, loaded through a follower, against a plain SQLite that ran the same script.
+//! The Chinook database, loaded through a follower, against a plain SQLite that ran the same
+//! script.
 
 #![allow(clippy::unwrap_used)]
 
@@ -116,8 +117,8 @@ const QUESTIONS: [&str; 6] = [
      GROUP BY Country ORDER BY 1",
     "SELECT Artist.Name, count(*) FROM Artist JOIN Album USING (ArtistId) GROUP BY ArtistId \
      HAVING count(*) > 5 ORDER BY 2 DESC, 1",
-    "WITH RECURSIVE chain(id, depth) AS (SELECT EmployeeId, 0 FROM Employee WHERE ReportsTo IS NULL \
-     UNION ALL SELECT EmployeeId, depth + 1 FROM Employee JOIN chain ON ReportsTo = id) \
+    "WITH RECURSIVE chain(id, depth) AS (SELECT EmployeeId, 0 FROM Employee \
+     WHERE ReportsTo IS NULL UNION ALL SELECT EmployeeId, depth + 1 FROM Employee JOIN chain ON ReportsTo = id) \
      SELECT LastName, depth FROM chain JOIN Employee ON EmployeeId = id ORDER BY depth, LastName",
     "SELECT Name, rank() OVER (PARTITION BY GenreId ORDER BY Milliseconds DESC, TrackId) AS place \
      FROM Track ORDER BY place, TrackId LIMIT 40",

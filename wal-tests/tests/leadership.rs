@@ -87,8 +87,8 @@ fn ask(
     })
 }
 
-/// Requests that change nothing in the state before, each with the answer that only the state before
-/// can give.
+/// Requests that change nothing in the state before, each with the answer that only the state
+/// before can give.
 fn probes(address: &str) -> Vec<JoinHandle<Result<(), String>>> {
     let zero_rows = |results: &[Value]| {
         results[0]["error"].is_null() && results[0]["rows_affected"].as_u64().unwrap_or(0) == 0

@@ -23,9 +23,9 @@ pub(super) fn batches(script: &str, batch_bytes: usize) -> Vec<Vec<String>> {
     batches
 }
 
-/// Cuts a script at the semicolons that end a statement: not those in quotes or comments. Comments
-/// stay with the statement that follows. Triggers, whose bodies hold semicolons, are not understood;
-/// Chinook has none.
+/// Cuts a script at the semicolons that end a statement: not those in quotes or comments.
+/// Comments stay with the statement that follows. Triggers, whose bodies hold semicolons, are not
+/// understood; Chinook has none.
 fn statements(script: &str) -> Vec<&str> {
     let bytes = script.as_bytes();
     let mut found = Vec::new();

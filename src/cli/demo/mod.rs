@@ -262,7 +262,8 @@ fn curl_lines(address: &str) -> String {
     [
         format!("    curl -sG 'http://{address}/db/query?pretty' \\"),
         "        --data-urlencode 'q=SELECT Name FROM Artist LIMIT 3'".to_owned(),
-        format!("    curl -s 'http://{address}/db/execute?pretty' -H 'Content-Type: application/json' \\"),
+        format!("    curl -s 'http://{address}/db/execute?pretty' \\"),
+        "        -H 'Content-Type: application/json' \\".to_owned(),
         "        -d '[[\"INSERT INTO event(note) VALUES(?)\", \"hello\"]]'".to_owned(),
         format!("    curl -s 'http://{address}/nodes?pretty'"),
         format!("    curl -s 'http://{address}/status?pretty'"),
@@ -290,8 +291,8 @@ const EVENT_TABLE: &str = "CREATE TABLE IF NOT EXISTS event(id INTEGER PRIMARY K
 const QUESTIONS: [(&str, &str); 2] = [
     (
         "Which artists earned most?",
-        "SELECT Artist.Name, printf('%.2f', sum(InvoiceLine.UnitPrice * Quantity)) FROM InvoiceLine \
-         JOIN Track USING (TrackId) JOIN Album USING (AlbumId) JOIN Artist USING (ArtistId) \
+        "SELECT Artist.Name, printf('%.2f', sum(InvoiceLine.UnitPrice * Quantity)) \
+         FROM InvoiceLine JOIN Track USING (TrackId) JOIN Album USING (AlbumId) JOIN Artist USING (ArtistId) \
          GROUP BY ArtistId ORDER BY 0 + sum(InvoiceLine.UnitPrice * Quantity) DESC LIMIT 3",
     ),
     (
