@@ -19,9 +19,8 @@ use bytes::{Buf as _, Bytes};
 use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
 
-use crate::raft::{
-    Entry, LeaderId, LogId, Payload, TypeConfig, Vote, decode_entry, encode_entry,
-};
+use crate::raft::codec::{decode_entry, encode_entry};
+use crate::raft::{Entry, LeaderId, LogId, Payload, TypeConfig, Vote};
 
 /// Encodes the head; the payloads follow it unchanged.
 pub(crate) fn encode(request: &AppendEntriesRequest<TypeConfig>) -> (Vec<u8>, Vec<Bytes>) {
@@ -43,7 +42,7 @@ pub(crate) fn encode(request: &AppendEntriesRequest<TypeConfig>) -> (Vec<u8>, Ve
             payloads.push(payload.clone());
         } else {
             let mut whole = Vec::new();
-            encode_entry(entry, &mut whole);
+            encode_entry(entry, &mut whole).expect("memberships are far below the limit");
             head.push(KIND_WHOLE);
             push_length(&mut head, whole.len());
             head.extend_from_slice(&whole);
@@ -66,8 +65,14 @@ pub(crate) fn decode(frame: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, S
     let mut payloads = frame.slice(head_bytes..);
     let mut head = Head(frame.slice(4..head_bytes));
     let count = head.u32()?;
-    let leader_id = LeaderId { term: head.u64()?, node_id: head.u64()? };
-    let vote = Vote { leader_id, committed: head.u8()? != 0 };
+    let leader_id = LeaderId {
+        term: head.u64()?,
+        node_id: head.u64()?,
+    };
+    let vote = Vote {
+        leader_id,
+        committed: head.u8()? != 0,
+    };
     let prev_log_id = head.optional_log_id()?;
     let leader_commit = head.optional_log_id()?;
     // No entry is shorter than its kind and length, so the count cannot make us allocate much.
@@ -85,13 +90,22 @@ pub(crate) fn decode(frame: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, S
                 let payload = EntryPayload::Normal(Payload(payloads.split_to(length)));
                 Entry { log_id, payload }
             }
-            _ => return Err(format!("an append frame has an entry of unknown kind {kind}")),
+            _ => {
+                return Err(format!(
+                    "an append frame has an entry of unknown kind {kind}"
+                ));
+            }
         });
     }
     if !payloads.is_empty() || !head.0.is_empty() {
         return Err("an append frame has bytes left over".to_owned());
     }
-    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
+    Ok(AppendEntriesRequest {
+        vote,
+        prev_log_id,
+        entries,
+        leader_commit,
+    })
 }
 
 /// Bytes of a request that count against a window.
@@ -113,7 +127,13 @@ fn push_length(head: &mut Vec<u8>, length: usize) {
 
 fn encode_log_id(head: &mut Vec<u8>, id: Option<LogId>) {
     head.push(u8::from(id.is_some()));
-    let nothing = LogId::new(LeaderId { term: 0, node_id: 0 }, 0);
+    let nothing = LogId::new(
+        LeaderId {
+            term: 0,
+            node_id: 0,
+        },
+        0,
+    );
     encode_id(head, id.unwrap_or(nothing));
 }
 
@@ -148,7 +168,10 @@ impl Head {
     }
 
     fn log_id(&mut self) -> Result<LogId, String> {
-        let leader = LeaderId { term: self.u64()?, node_id: self.u64()? };
+        let leader = LeaderId {
+            term: self.u64()?,
+            node_id: self.u64()?,
+        };
         Ok(LogId::new(leader, self.u64()?))
     }
 
@@ -168,17 +191,34 @@ mod tests {
     use super::*;
 
     fn example() -> AppendEntriesRequest<TypeConfig> {
-        let id = |index| LogId::new(LeaderId { term: 2, node_id: 9 }, index);
+        let id = |index| {
+            LogId::new(
+                LeaderId {
+                    term: 2,
+                    node_id: 9,
+                },
+                index,
+            )
+        };
         let normal = |index, bytes: &'static [u8]| Entry {
             log_id: id(index),
             payload: EntryPayload::Normal(Payload(Bytes::from_static(bytes))),
         };
         AppendEntriesRequest {
-            vote: Vote { leader_id: LeaderId { term: 2, node_id: 9 }, committed: true },
+            vote: Vote {
+                leader_id: LeaderId {
+                    term: 2,
+                    node_id: 9,
+                },
+                committed: true,
+            },
             prev_log_id: Some(id(4)),
             entries: vec![
                 normal(5, b"first"),
-                Entry { log_id: id(6), payload: EntryPayload::Blank },
+                Entry {
+                    log_id: id(6),
+                    payload: EntryPayload::Blank,
+                },
                 normal(7, b""),
             ],
             leader_commit: None,
@@ -197,7 +237,9 @@ mod tests {
     fn a_frame_reads_as_it_was_written() {
         let read = decode(frame()).unwrap();
         assert_eq!(format!("{read:?}"), format!("{:?}", example()));
-        let EntryPayload::Normal(payload) = &read.entries[0].payload else { panic!("normal") };
+        let EntryPayload::Normal(payload) = &read.entries[0].payload else {
+            panic!("normal")
+        };
         assert_eq!(&payload.0[..], b"first");
     }
 

@@ -13,16 +13,17 @@ use openraft::storage::EntryResponder;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{oneshot, watch};
 
-use super::flight::{Discard, Flights};
 use super::fence::Verdict;
+use super::flight::{Discard, Flights};
 use super::frontier::Frontier;
 use super::gate::Origin;
 use super::health::Health;
 use super::owner::{Job, Owner, Recorded};
 use super::parts::StagedParts;
 use super::spool::Spool;
+use crate::raft::log::Log;
 use crate::raft::{
-    Applied, Entry, Log, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id_of,
+    Applied, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id_of,
     position_of,
 };
 use crate::wal::{Delta, Position};
@@ -53,7 +54,10 @@ impl StateMachine {
     async fn apply_entry(&mut self, entry: Entry) -> io::Result<Applied> {
         let log_id = entry.log_id;
         let position = position_of(&log_id);
-        self.log.wait_durable(position).await.map_err(io::Error::other)?;
+        self.log
+            .wait_durable(position)
+            .await
+            .map_err(io::Error::other)?;
         let why = "a leader of a higher term has taken over";
         settled(self.flights.discard_before(position.term, why)).await;
         match entry.payload {
@@ -125,7 +129,11 @@ impl StateMachine {
     }
 
     async fn inject(&mut self, delta: Delta, position: Position) -> io::Result<()> {
-        let earlier = if delta.header().part.of > 1 { self.parts.take() } else { None };
+        let earlier = if delta.header().part.of > 1 {
+            self.parts.take()
+        } else {
+            None
+        };
         let staged = earlier.as_ref().map_or(0, StagedParts::len);
         if staged + 1 != delta.header().part.of as usize {
             let what = format!("{staged} parts are staged before the last part at {position}");
@@ -133,8 +141,15 @@ impl StateMachine {
         }
         self.parts = None;
         let (done, result) = oneshot::channel();
-        self.owner.submit(Job::Inject { delta, earlier, position, done });
-        let result = result.await.map_err(|_| io::Error::other("the owner thread has ended"))?;
+        self.owner.submit(Job::Inject {
+            delta,
+            earlier,
+            position,
+            done,
+        });
+        let result = result
+            .await
+            .map_err(|_| io::Error::other("the owner thread has ended"))?;
         result.map_err(|error| io::Error::other(format!("injecting entry {position}: {error}")))
     }
 
@@ -161,14 +176,17 @@ impl StateMachine {
             .map_err(io::Error::other)?;
         let (done, result) = oneshot::channel();
         self.owner.submit(Job::Install { spool, done });
-        let result = result.await.map_err(|_| io::Error::other("the owner thread has ended"))?;
+        let result = result
+            .await
+            .map_err(|_| io::Error::other("the owner thread has ended"))?;
         result.map_err(io::Error::other)
     }
 
     /// Whatever apply cannot do takes the node out of service; openraft stops as well.
     fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if let Err(error) = &result {
-            self.health.fail(format!("applying the log failed: {error}"));
+            self.health
+                .fail(format!("applying the log failed: {error}"));
         }
         result
     }
@@ -180,7 +198,10 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         let state = self.frontier.state();
-        Ok((state.fence.settled().map(log_id_of), state.settled_membership().clone()))
+        Ok((
+            state.fence.settled().map(log_id_of),
+            state.settled_membership().clone(),
+        ))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -199,7 +220,9 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> RecordBuilder {
-        RecordBuilder { recorded: self.recorded.clone() }
+        RecordBuilder {
+            recorded: self.recorded.clone(),
+        }
     }
 
     async fn install_snapshot(
@@ -215,7 +238,10 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for StateMachine {
     /// which may be waiting for an entry to be applied. The database is frozen by the sender.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<SnapshotData>>, io::Error> {
         let state = self.frontier.state();
-        let Some(applied) = state.fence.settled().filter(|_| state.fence.last_data.is_some())
+        let Some(applied) = state
+            .fence
+            .settled()
+            .filter(|_| state.fence.last_data.is_some())
         else {
             return Ok(None);
         };
@@ -223,7 +249,10 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for StateMachine {
             last_log_id: Some(log_id_of(applied)),
             last_membership: state.settled_membership().clone(),
         };
-        Ok(Some(Snapshot { meta, snapshot: SnapshotData::Own }))
+        Ok(Some(Snapshot {
+            meta,
+            snapshot: SnapshotData::Own,
+        }))
     }
 }
 
@@ -242,7 +271,10 @@ impl RaftSnapshotBuilder<TypeConfig> for RecordBuilder {
             last_log_id: Some(log_id_of(recorded.applied)),
             last_membership: recorded.membership,
         };
-        Ok(Snapshot { meta, snapshot: SnapshotData::Own })
+        Ok(Snapshot {
+            meta,
+            snapshot: SnapshotData::Own,
+        })
     }
 }
 

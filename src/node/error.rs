@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::raft::LogError;
+use crate::raft::log::LogError;
 use crate::sqlite;
 use crate::transport::TransportError;
 

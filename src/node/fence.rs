@@ -45,7 +45,11 @@ pub(crate) struct Fence {
 impl Fence {
     /// The state that a checkpoint record or a snapshot carries; no stage is open there.
     pub(crate) const fn at(applied: Option<Position>, data: Option<Position>) -> Self {
-        Self { last_applied: applied, last_data: data, stage: None }
+        Self {
+            last_applied: applied,
+            last_data: data,
+            stage: None,
+        }
     }
 
     /// Up to where everything is in the database: the last applied entry, or the one before the
@@ -110,7 +114,11 @@ mod tests {
     use crate::wal::{ClusterId, DatabaseHash, PageCount, PageSize, Part};
 
     fn at(term: u64, index: u64) -> Position {
-        Position { term, node: 1, index }
+        Position {
+            term,
+            node: 1,
+            index,
+        }
     }
 
     fn delta(sequence: u64, base: Option<Position>, number: u32, of: u32) -> DeltaHeader {
@@ -131,23 +139,41 @@ mod tests {
     #[test]
     fn a_delta_on_the_last_data_entry_is_accepted_whatever_lies_between() {
         let mut fence = Fence::default();
-        assert_eq!(fence.judge(&delta(1, None, 1, 1), at(1, 2)), Verdict::Accept);
+        assert_eq!(
+            fence.judge(&delta(1, None, 1, 1), at(1, 2)),
+            Verdict::Accept
+        );
         fence.pass(at(2, 3));
         fence.pass(at(2, 4));
-        assert_eq!(fence.judge(&delta(7, None, 1, 1), at(2, 5)), Verdict::Reject);
+        assert_eq!(
+            fence.judge(&delta(7, None, 1, 1), at(2, 5)),
+            Verdict::Reject
+        );
         assert_eq!(fence.last_data, Some(at(1, 2)));
-        assert_eq!(fence.judge(&delta(2, Some(at(1, 2)), 1, 1), at(2, 6)), Verdict::Accept);
+        assert_eq!(
+            fence.judge(&delta(2, Some(at(1, 2)), 1, 1), at(2, 6)),
+            Verdict::Accept
+        );
         assert_eq!(fence, Fence::at(Some(at(2, 6)), Some(at(2, 6))));
     }
 
     #[test]
     fn a_restarted_fence_decides_like_one_that_ran_on() {
         let mut fence = Fence::default();
-        assert_eq!(fence.judge(&delta(1, None, 1, 1), at(1, 1)), Verdict::Accept);
-        assert_eq!(fence.judge(&delta(5, None, 1, 1), at(1, 2)), Verdict::Reject);
+        assert_eq!(
+            fence.judge(&delta(1, None, 1, 1), at(1, 1)),
+            Verdict::Accept
+        );
+        assert_eq!(
+            fence.judge(&delta(5, None, 1, 1), at(1, 2)),
+            Verdict::Reject
+        );
         let mut restarted = Fence::at(fence.last_applied, fence.last_data);
         let next = delta(2, Some(at(1, 1)), 1, 1);
-        assert_eq!(restarted.judge(&next, at(1, 3)), fence.judge(&next, at(1, 3)));
+        assert_eq!(
+            restarted.judge(&next, at(1, 3)),
+            fence.judge(&next, at(1, 3))
+        );
         assert_eq!(restarted, fence);
     }
 
@@ -160,16 +186,25 @@ mod tests {
         fence.pass(at(1, 6));
         assert_eq!(fence.settled(), Some(at(1, 4)));
         assert_eq!(fence.judge(&delta(2, base, 2, 3), at(1, 7)), Verdict::Stage);
-        assert_eq!(fence.judge(&delta(2, base, 3, 3), at(1, 8)), Verdict::Accept);
+        assert_eq!(
+            fence.judge(&delta(2, base, 3, 3), at(1, 8)),
+            Verdict::Accept
+        );
         assert_eq!(fence.settled(), Some(at(1, 8)));
-        assert_eq!(fence.judge(&delta(3, Some(at(1, 8)), 2, 2), at(1, 9)), Verdict::Reject);
+        assert_eq!(
+            fence.judge(&delta(3, Some(at(1, 8)), 2, 2), at(1, 9)),
+            Verdict::Reject
+        );
     }
 
     #[test]
     fn a_missing_part_rejects_the_last_one() {
         let mut fence = Fence::default();
         assert_eq!(fence.judge(&delta(1, None, 1, 3), at(1, 1)), Verdict::Stage);
-        assert_eq!(fence.judge(&delta(1, None, 3, 3), at(1, 2)), Verdict::Reject);
+        assert_eq!(
+            fence.judge(&delta(1, None, 3, 3), at(1, 2)),
+            Verdict::Reject
+        );
         assert_eq!(fence.settled(), Some(at(1, 2)));
     }
 
@@ -177,12 +212,21 @@ mod tests {
     fn a_stage_is_dropped_by_another_sequence_or_a_higher_term() {
         let mut fence = Fence::default();
         assert_eq!(fence.judge(&delta(1, None, 1, 2), at(1, 1)), Verdict::Stage);
-        assert_eq!(fence.judge(&delta(2, None, 1, 1), at(1, 2)), Verdict::Accept);
-        assert_eq!(fence.judge(&delta(1, None, 2, 2), at(1, 3)), Verdict::Reject);
+        assert_eq!(
+            fence.judge(&delta(2, None, 1, 1), at(1, 2)),
+            Verdict::Accept
+        );
+        assert_eq!(
+            fence.judge(&delta(1, None, 2, 2), at(1, 3)),
+            Verdict::Reject
+        );
         let base = Some(at(1, 2));
         assert_eq!(fence.judge(&delta(3, base, 1, 2), at(1, 4)), Verdict::Stage);
         fence.pass(at(2, 5));
         assert_eq!(fence.settled(), Some(at(2, 5)));
-        assert_eq!(fence.judge(&delta(3, base, 2, 2), at(2, 6)), Verdict::Reject);
+        assert_eq!(
+            fence.judge(&delta(3, base, 2, 2), at(2, 6)),
+            Verdict::Reject
+        );
     }
 }

@@ -63,7 +63,13 @@ impl Flights {
     /// Puts a flight into the air; the receiver is where its thread learns its fate.
     pub(crate) fn register(&self, sequence: u64, term: u64) -> mpsc::Receiver<Signal> {
         let (signals, receiver) = mpsc::channel();
-        let flight = Flight { sequence, term, signals, decided: false, settled: Vec::new() };
+        let flight = Flight {
+            sequence,
+            term,
+            signals,
+            decided: false,
+            settled: Vec::new(),
+        };
         let previous = self.lock().replace(flight);
         assert!(previous.is_none(), "one group is in flight at a time");
         receiver
@@ -79,7 +85,9 @@ impl Flights {
 
     /// Whether the delta with this sequence number of ours is the flight in the air, undecided.
     pub(crate) fn is_waiting(&self, sequence: u64) -> bool {
-        self.lock().as_ref().is_some_and(|flight| flight.sequence == sequence && !flight.decided)
+        self.lock()
+            .as_ref()
+            .is_some_and(|flight| flight.sequence == sequence && !flight.decided)
     }
 
     /// Releases the flight; the future ends when SQLite has published its pages. `None` if the
@@ -96,7 +104,9 @@ impl Flights {
 
     /// Discards the flight with this sequence number, if it is undecided.
     pub(crate) fn discard(&self, sequence: u64, why: Discard) -> Option<oneshot::Receiver<()>> {
-        self.decide(Fate::Discard(why), |flight| flight.sequence == sequence && !flight.decided)
+        self.decide(Fate::Discard(why), |flight| {
+            flight.sequence == sequence && !flight.decided
+        })
     }
 
     /// Discards whatever is in the air and undecided; the receiver also waits for the end of a
@@ -107,7 +117,9 @@ impl Flights {
 
     /// Discards a flight that was proposed under an earlier term.
     pub(crate) fn discard_before(&self, term: u64, why: &str) -> Option<oneshot::Receiver<()>> {
-        self.decide(Fate::Discard(Discard::Unknown(why.to_owned())), |flight| flight.term < term)
+        self.decide(Fate::Discard(Discard::Unknown(why.to_owned())), |flight| {
+            flight.term < term
+        })
     }
 
     /// Called by the flight's thread when SQLite is back in autocommit.
@@ -146,15 +158,25 @@ impl Flights {
 mod tests {
     use super::*;
 
-    const POSITION: Position = Position { term: 3, node: 1, index: 9 };
+    const POSITION: Position = Position {
+        term: 3,
+        node: 1,
+        index: 9,
+    };
 
     #[test]
     fn a_flight_is_released_once_and_waited_for_until_it_is_settled() {
         let flights = Flights::default();
         let fate = flights.register(5, 3);
-        assert!(flights.release(4, POSITION).is_none(), "another sequence is not ours");
+        assert!(
+            flights.release(4, POSITION).is_none(),
+            "another sequence is not ours"
+        );
         let mut settled = flights.release(5, POSITION).unwrap();
-        assert_eq!(fate.try_recv(), Ok(Signal::Decided(Fate::Release(POSITION))));
+        assert_eq!(
+            fate.try_recv(),
+            Ok(Signal::Decided(Fate::Release(POSITION)))
+        );
         assert!(flights.release(5, POSITION).is_none());
         assert!(settled.try_recv().is_err());
         flights.settle();
@@ -177,7 +199,10 @@ mod tests {
         let flights = Flights::default();
         let fate = flights.register(5, 3);
         assert!(flights.release(5, POSITION).is_some());
-        assert!(flights.discard_any("snapshot").is_some(), "but its end is waited for");
+        assert!(
+            flights.discard_any("snapshot").is_some(),
+            "but its end is waited for"
+        );
         let signals: Vec<_> = fate.try_iter().collect();
         assert_eq!(signals, [Signal::Decided(Fate::Release(POSITION))]);
     }

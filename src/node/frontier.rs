@@ -47,7 +47,11 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new(fence: Fence, membership: StoredMembership) -> Self {
-        Self { fence, membership, floor_membership: None }
+        Self {
+            fence,
+            membership,
+            floor_membership: None,
+        }
     }
 
     /// The membership that belongs to [`Fence::settled`]: what is durable, and what a snapshot
@@ -68,7 +72,10 @@ impl State {
 
 impl Frontier {
     pub(crate) fn new(fence: Fence, membership: StoredMembership) -> Self {
-        let reached = Reached { applied: fence.last_applied, data: fence.last_data };
+        let reached = Reached {
+            applied: fence.last_applied,
+            data: fence.last_data,
+        };
         Self {
             state: Mutex::new(State::new(fence, membership)),
             reached: watch::Sender::new(reached),
@@ -85,8 +92,10 @@ impl Frontier {
         let mut state = self.lock();
         let result = change(&mut state);
         state.mind_the_floor();
-        let reached =
-            Reached { applied: state.fence.last_applied, data: state.fence.last_data };
+        let reached = Reached {
+            applied: state.fence.last_applied,
+            data: state.fence.last_data,
+        };
         drop(state);
         self.reached.send_replace(reached);
         result

@@ -68,7 +68,15 @@ impl Desk {
         entry_bytes_max: usize,
     ) -> Arc<Self> {
         let state = Mutex::new(DeskState::default());
-        Arc::new(Self { origin, flights, frontier, proposer, stages, entry_bytes_max, state })
+        Arc::new(Self {
+            origin,
+            flights,
+            frontier,
+            proposer,
+            stages,
+            entry_bytes_max,
+            state,
+        })
     }
 
     /// Commits from now on are proposed with this ticket; without one they are refused.
@@ -89,7 +97,9 @@ impl Desk {
     /// SQLite has finished the commit that was decided last: it has published its pages, or rolled
     /// back. The frontier moves only now, so nobody reads at an index that is not visible yet.
     fn settle(&self) {
-        let Some(fate) = self.lock().landing.take() else { return };
+        let Some(fate) = self.lock().landing.take() else {
+            return;
+        };
         match fate {
             Fate::Release(position) => {
                 self.stages.count(Stage::Applied);
@@ -172,7 +182,10 @@ impl Desk {
         }
         drop(parts);
         loop {
-            match signals.recv().expect("the flight stays registered until it is settled") {
+            match signals
+                .recv()
+                .expect("the flight stays registered until it is settled")
+            {
                 Signal::Decided(fate) => return fate,
                 Signal::Hold => self.serve_holds(|| transaction.image()),
             }
@@ -217,11 +230,26 @@ impl Desk {
             base,
             page_size: transaction.page_size(),
             page_count: transaction.page_count(),
-            hash_before: if number == 1 { transaction.hash_before() } else { zero },
-            hash_after: if number == split.of { transaction.hash_after() } else { zero },
-            part: Part { number, of: split.of },
+            hash_before: if number == 1 {
+                transaction.hash_before()
+            } else {
+                zero
+            },
+            hash_after: if number == split.of {
+                transaction.hash_after()
+            } else {
+                zero
+            },
+            part: Part {
+                number,
+                of: split.of,
+            },
         };
-        let encoding = if split.of == 1 { Encoding::Raw } else { Encoding::Zstd };
+        let encoding = if split.of == 1 {
+            Encoding::Raw
+        } else {
+            Encoding::Zstd
+        };
         let mut writer = DeltaWriter::new(header, encoding);
         let mut image = vec![0; transaction.page_size().len()];
         let pages = transaction.page_numbers();

@@ -126,15 +126,20 @@ impl Identity {
             1 => true,
             _ => return Err(corrupt("unknown flags")),
         };
-        Ok(Self { raft_id, cluster, founder, name })
+        Ok(Self {
+            raft_id,
+            cluster,
+            founder,
+            name,
+        })
     }
 }
 
 /// A random number that is not zero.
 pub(crate) fn random_u64() -> Result<u64, Error> {
     loop {
-        let number = getrandom::u64()
-            .map_err(|error| Error::io("draw a random number")(io::Error::other(error)))?;
+        let number =
+            getrandom::u64().map_err(|error| Error::io("draw a random number")(error.into()))?;
         if number != 0 {
             return Ok(number);
         }
@@ -191,7 +196,10 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(Identity::decode(&damaged, Path::new("identity")).is_err(), "bit {bit}");
+            assert!(
+                Identity::decode(&damaged, Path::new("identity")).is_err(),
+                "bit {bit}"
+            );
         }
     }
 }

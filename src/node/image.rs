@@ -72,7 +72,11 @@ pub struct ImageReader {
 impl ImageReader {
     pub(crate) fn new(held: Held) -> Option<Self> {
         let manifest = held.manifest()?;
-        Some(Self { held: Arc::new(held), manifest, next: 1 })
+        Some(Self {
+            held: Arc::new(held),
+            manifest,
+            next: 1,
+        })
     }
 
     /// Bytes per page.

@@ -16,7 +16,8 @@
 //! Integers are little-endian. `applied` and `data` travel together: a node that starts from a
 //! snapshot must fence exactly like one that applied every entry.
 
-use crate::raft::{StoredMembership, decode_membership, encode_membership};
+use crate::raft::StoredMembership;
+use crate::raft::codec::{decode_membership, encode_membership};
 use crate::wal::{DatabaseHash, PageCount, PageSize, Position};
 
 /// The head of a snapshot, on the wire and in its spool file.
@@ -56,7 +57,9 @@ impl Manifest {
         }
         let version = u32_at(bytes, 8);
         if version != VERSION {
-            return Err(format!("unsupported snapshot version {version}; this is {VERSION}"));
+            return Err(format!(
+                "unsupported snapshot version {version}; this is {VERSION}"
+            ));
         }
         let (body, crc) = bytes.split_at(bytes.len() - 4);
         if crc32fast::hash(body).to_le_bytes() != crc {
@@ -81,7 +84,11 @@ impl Manifest {
 }
 
 fn encode_position(bytes: &mut Vec<u8>, position: Option<Position>) {
-    let position = position.unwrap_or(Position { term: 0, node: 0, index: 0 });
+    let position = position.unwrap_or(Position {
+        term: 0,
+        node: 0,
+        index: 0,
+    });
     bytes.extend_from_slice(&position.term.to_le_bytes());
     bytes.extend_from_slice(&position.node.to_le_bytes());
     bytes.extend_from_slice(&position.index.to_le_bytes());
@@ -115,8 +122,16 @@ mod tests {
 
     fn example() -> Manifest {
         Manifest {
-            applied: Position { term: 2, node: 3, index: 4 },
-            data: Some(Position { term: 1, node: 3, index: 2 }),
+            applied: Position {
+                term: 2,
+                node: 3,
+                index: 4,
+            },
+            data: Some(Position {
+                term: 1,
+                node: 3,
+                index: 2,
+            }),
             membership: StoredMembership::default(),
             page_size: PageSize::DEFAULT,
             page_count: PageCount(9),

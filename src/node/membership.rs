@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::watch;
 
 use super::Raft;
@@ -108,8 +109,11 @@ impl Membership {
             Some(mine) if mine == cluster => Ok(()),
             Some(mine) => Err(format!("this node belongs to cluster {mine}")),
             None => {
-                let adopted =
-                    Identity { cluster: Some(cluster), founder, ..identity.clone() };
+                let adopted = Identity {
+                    cluster: Some(cluster),
+                    founder,
+                    ..identity.clone()
+                };
                 adopted.save(&self.dir).map_err(|error| error.to_string())?;
                 *identity = adopted;
                 drop(identity);
@@ -127,7 +131,9 @@ impl Membership {
         endpoint: &Endpoint,
         pristine: bool,
     ) -> Result<(ClusterId, Settled), Error> {
-        let Identity { cluster, founder, .. } = lock(&self.identity).clone();
+        let Identity {
+            cluster, founder, ..
+        } = lock(&self.identity).clone();
         if let Some(cluster) = cluster
             && !(pristine && founder)
         {
@@ -159,7 +165,11 @@ impl Membership {
         endpoint: &Endpoint,
         peers: &[Introduction],
     ) -> Result<Option<(ClusterId, Settled)>, Error> {
-        let Identity { cluster: mine, founder, .. } = lock(&self.identity).clone();
+        let Identity {
+            cluster: mine,
+            founder,
+            ..
+        } = lock(&self.identity).clone();
         let theirs = peers.iter().find_map(|peer| peer.cluster);
         let founders = self.founders(peers);
         let first = founders.keys().next() == Some(&self.raft_id());
@@ -171,11 +181,11 @@ impl Membership {
             ))),
             (None, Some(theirs)) => {
                 self.adopt(theirs).map_err(Error::Configuration)?;
-                endpoint.assign(ClusterId(theirs));
+                endpoint.assign(ClusterId(theirs))?;
                 Ok(Some((ClusterId(theirs), Settled::Wait)))
             }
             (Some(mine), _) if !founder => {
-                endpoint.assign(mine);
+                endpoint.assign(mine)?;
                 Ok(Some((mine, Settled::Wait)))
             }
             (mine, _) if first && founders.len() as u64 >= self.bootstrap_expect.max(2) => {
@@ -183,7 +193,7 @@ impl Membership {
                     Some(cluster) => cluster,
                     None => self.draw()?,
                 };
-                endpoint.assign(cluster);
+                endpoint.assign(cluster)?;
                 if self.all_adopt(endpoint, cluster, &founders).await {
                     Ok(Some((cluster, Settled::Initialise(founders))))
                 } else {
@@ -203,7 +213,11 @@ impl Membership {
         let heard = heard.iter().map(|(id, member)| (*id, member.clone()));
         let met = peers.iter().map(|peer| (peer.raft_id, peer.member.clone()));
         let mine = (self.raft_id(), self.member.clone().into());
-        heard.chain(met).chain([mine]).map(|(id, member)| (id, member.into())).collect()
+        heard
+            .chain(met)
+            .chain([mine])
+            .map(|(id, member)| (id, member.into()))
+            .collect()
     }
 
     async fn greet_all(&self, endpoint: &Endpoint) -> Vec<Introduction> {
@@ -215,7 +229,11 @@ impl Membership {
         };
         let body = Bytes::from(wire::encode(&greeting));
         let mut peers = Vec::new();
-        for addr in self.join.iter().filter(|addr| **addr != self.member.raft_addr) {
+        for addr in self
+            .join
+            .iter()
+            .filter(|addr| **addr != self.member.raft_addr)
+        {
             let peer = endpoint.peer(addr, None);
             let reply = peer.request(kind::GREETING, Priority::Control, body.clone(), PATIENCE);
             match reply.await {
@@ -239,7 +257,9 @@ impl Membership {
         let body = Bytes::from(wire::encode(&Adoption { cluster: cluster.0 }));
         for (id, member) in founders.iter().filter(|(id, _)| **id != self.raft_id()) {
             let peer = endpoint.peer(&member.raft_addr, Some(*id));
-            let reply = peer.request(kind::ADOPT, Priority::Control, body.clone(), PATIENCE).await;
+            let reply = peer
+                .request(kind::ADOPT, Priority::Control, body.clone(), PATIENCE)
+                .await;
             let adopted = match reply {
                 Ok(reply) => wire::decode::<Adopted>(&reply).and_then(|adopted| adopted),
                 Err(error) => Err(error.to_string()),
@@ -281,11 +301,15 @@ impl Membership {
     }
 
     async fn ask_to_join(&self, endpoint: &Endpoint, addr: &str) -> Result<Joined, String> {
-        let joining =
-            Joining { raft_id: self.raft_id(), member: self.member.clone().into() };
+        let joining = Joining {
+            raft_id: self.raft_id(),
+            member: self.member.clone().into(),
+        };
         let body = Bytes::from(wire::encode(&joining));
         let peer = endpoint.peer(addr, None);
-        let reply = peer.request(kind::JOIN, Priority::Control, body, JOIN_PATIENCE).await;
+        let reply = peer
+            .request(kind::JOIN, Priority::Control, body, JOIN_PATIENCE)
+            .await;
         wire::decode(&reply.map_err(|error| error.to_string())?)
     }
 
@@ -306,7 +330,7 @@ impl Membership {
 
     async fn take_in(&self, raft: &Raft, joining: Joining) -> Result<(), String> {
         let (id, member) = (joining.raft_id, Member::from(joining.member));
-        let config = raft.metrics().borrow().membership_config.clone();
+        let config = raft.metrics().borrow_watched().membership_config.clone();
         let known = config.membership().get_node(&id).cloned();
         let voter = config.membership().voter_ids().any(|voter| voter == id);
         match known {
@@ -332,19 +356,29 @@ impl Membership {
             .map(|(other, _)| *other);
         let mut steps = vec![ChangeMembers::AddVoterIds([id].into())];
         if let Some(old) = namesake {
-            tracing::info!(name = member.name, "a node returns with an empty data directory");
+            tracing::info!(
+                name = member.name,
+                "a node returns with an empty data directory"
+            );
             steps.push(ChangeMembers::RemoveVoters([old].into()));
         }
         change(raft, ChangeMembers::Batch(steps)).await?;
-        tracing::info!(name = member.name, addr = member.raft_addr, "a node has joined");
+        tracing::info!(
+            name = member.name,
+            addr = member.raft_addr,
+            "a node has joined"
+        );
         Ok(())
     }
 
     /// Waits until a learner's log is close to ours.
     async fn caught_up(&self, raft: &Raft, id: u64) -> Result<(), String> {
         let mut metrics = raft.metrics();
-        let near = metrics.wait_for(|metrics| {
-            let matched = metrics.replication.as_ref().and_then(|peers| peers.get(&id));
+        let near = metrics.wait_until(|metrics| {
+            let matched = metrics
+                .replication
+                .as_ref()
+                .and_then(|peers| peers.get(&id));
             let matched = matched.copied().flatten().map_or(0, |id| id.index);
             matched + CAUGHT_UP_ENTRIES >= metrics.last_log_index.unwrap_or(0) && matched > 0
         });
@@ -366,7 +400,7 @@ impl Membership {
         let id = self.raft_id();
         self.health.failure().is_some()
             || self.raft.get().is_some_and(|raft| {
-                let config = raft.metrics().borrow().membership_config.clone();
+                let config = raft.metrics().borrow_watched().membership_config.clone();
                 config.membership().voter_ids().any(|voter| voter == id)
             })
     }
@@ -383,9 +417,13 @@ impl Membership {
     /// The leader's Raft address, if it is known here.
     pub(crate) fn leader_addr(&self) -> Option<String> {
         let metrics = self.raft.get()?.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let leader = metrics.current_leader?;
-        metrics.membership_config.membership().get_node(&leader).map(|node| node.raft_addr.clone())
+        metrics
+            .membership_config
+            .membership()
+            .get_node(&leader)
+            .map(|node| node.raft_addr.clone())
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
+use openraft::OptionalSend;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
@@ -15,7 +16,6 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
     StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::OptionalSend;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
@@ -84,7 +84,10 @@ impl Link {
         deadline: Duration,
     ) -> Result<A, RPCError<TypeConfig>> {
         let body = Bytes::from(wire::encode(message));
-        let reply = self.peer.request(kind, Priority::Control, body, deadline).await;
+        let reply = self
+            .peer
+            .request(kind, Priority::Control, body, deadline)
+            .await;
         wire::decode(&reply.map_err(rpc_error)?).map_err(damaged)
     }
 
@@ -100,8 +103,16 @@ impl Link {
             leadership_transfer: request.leadership_transfer,
         };
         let reply: VoteReply = self.ask(kind, &message, option.hard_ttl()).await?;
-        let VoteAnswer { vote, granted, last_log_id } = reply.ok_or_else(stopped)?;
-        Ok(VoteResponse::new(Vote::from(vote), last_log_id.map(Into::into), granted))
+        let VoteAnswer {
+            vote,
+            granted,
+            last_log_id,
+        } = reply.ok_or_else(stopped)?;
+        Ok(VoteResponse::new(
+            Vote::from(vote),
+            last_log_id.map(Into::into),
+            granted,
+        ))
     }
 }
 
@@ -113,14 +124,23 @@ impl RaftNetworkV2<TypeConfig> for Link {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let last = request
+            .entries
+            .last()
+            .map(|entry| entry.log_id)
+            .or(request.prev_log_id);
         let (mut frame, payloads) = append_frame::encode(&request);
         for payload in payloads {
             frame.extend_from_slice(&payload);
         }
         let reply = self
             .peer
-            .request(kind::HEARTBEAT, Priority::Control, Bytes::from(frame), option.hard_ttl())
+            .request(
+                kind::HEARTBEAT,
+                Priority::Control,
+                Bytes::from(frame),
+                option.hard_ttl(),
+            )
             .await
             .map_err(rpc_error)?;
         match wire::decode(&reply).map_err(damaged)? {
@@ -156,17 +176,26 @@ impl RaftNetworkV2<TypeConfig> for Link {
             return stream_append_sequential(self, input, option);
         }
         Box::pin(async move {
-            let opened = self.peer.open_stream(kind::APPEND, Priority::Data, Bytes::new()).await;
+            let opened = self
+                .peer
+                .open_stream(kind::APPEND, Priority::Data, Bytes::new())
+                .await;
             let (writer, reader) = opened.map_err(rpc_error)?;
             let (sent, outstanding) = mpsc::unbounded_channel();
             let sender = tokio::spawn(send_appends(input, writer, sent));
-            let pipeline = Pipeline { reader, outstanding, sender, stall: self.stall };
-            let replies: BoxStream<'s, _> = Box::pin(stream::unfold(Some(pipeline), |state| async {
-                let mut pipeline = state?;
-                let reply = pipeline.next().await?;
-                let goes_on = matches!(reply, Ok(Ok(_)));
-                Some((reply, goes_on.then_some(pipeline)))
-            }));
+            let pipeline = Pipeline {
+                reader,
+                outstanding,
+                sender,
+                stall: self.stall,
+            };
+            let replies: BoxStream<'s, _> =
+                Box::pin(stream::unfold(Some(pipeline), |state| async {
+                    let mut pipeline = state?;
+                    let reply = pipeline.next().await?;
+                    let goes_on = matches!(reply, Ok(Ok(_)));
+                    Some((reply, goes_on.then_some(pipeline)))
+                }));
             Ok(replies)
         })
     }
@@ -212,8 +241,12 @@ impl RaftNetworkV2<TypeConfig> for Link {
             to: *request.to_node_id(),
             last_log_id: request.last_log_id().copied().map(Into::into),
         };
-        let reply: TransferReply = self.ask(kind::TRANSFER, &message, option.hard_ttl()).await?;
-        reply.map(Ok).map_err(|why| RPCError::Unreachable(Unreachable::from_string(why)))
+        let reply: TransferReply = self
+            .ask(kind::TRANSFER, &message, option.hard_ttl())
+            .await?;
+        reply
+            .map(Ok)
+            .map_err(|why| RPCError::Unreachable(Unreachable::from_string(why)))
     }
 }
 
@@ -221,13 +254,20 @@ impl Link {
     /// Freezes the database and streams it, at its own place in the log, which may be later than
     /// the one that Raft asked for.
     async fn send_snapshot(&self, vote: Vote) -> Result<SnapshotResponse<TypeConfig>, String> {
-        let held = self.owner.hold().await.ok_or("there is no database to send yet")?;
+        let held = self
+            .owner
+            .hold()
+            .await
+            .ok_or("there is no database to send yet")?;
         let held = Arc::new(held);
         let manifest = held.manifest().ok_or("nothing is applied yet")?;
         let pages = u64::from(manifest.page_count.0);
         tracing::info!(pages, applied = %manifest.applied, "sending the database to a peer");
         let first = Bytes::from(wire::encode(&VoteMirror::from(vote)));
-        let opened = self.peer.open_stream(kind::SNAPSHOT, Priority::Bulk, first).await;
+        let opened = self
+            .peer
+            .open_stream(kind::SNAPSHOT, Priority::Bulk, first)
+            .await;
         let (mut writer, mut reader) = opened.map_err(|error| error.to_string())?;
         send_bulk(&mut writer, &manifest.encode()).await?;
         let mut next = 1;
@@ -242,7 +282,7 @@ impl Link {
         }
         // Nothing is frozen any longer while the peer installs.
         drop(held);
-        writer.finish().map_err(|error| error.to_string())?;
+        writer.finish();
         let reply = reader.next().await.map_err(|error| error.to_string())?;
         let reply = reply.ok_or("the peer ended the transfer without an answer")?;
         let vote = wire::decode::<SnapshotReply>(&reply)??;
@@ -275,19 +315,28 @@ async fn send_appends<S>(
     let bytes = Arc::new(Semaphore::new(WINDOW_BYTES));
     loop {
         // The window opens before the request is drawn, so that it carries the newest commit.
-        let Ok(slot) = Arc::clone(&requests).acquire_owned().await else { return };
-        let Some(request) = input.next().await else { break };
+        let Ok(slot) = Arc::clone(&requests).acquire_owned().await else {
+            return;
+        };
+        let Some(request) = input.next().await else {
+            break;
+        };
         let weight = append_frame::weight(&request).clamp(1, WINDOW_BYTES);
         let permits = u32::try_from(weight).expect("clamped to the window");
-        let Ok(room) = Arc::clone(&bytes).acquire_many_owned(permits).await else { return };
+        let Ok(room) = Arc::clone(&bytes).acquire_many_owned(permits).await else {
+            return;
+        };
         let (head, payloads) = append_frame::encode(&request);
-        let in_flight = InFlight { bytes: weight, _permits: [slot, room] };
+        let in_flight = InFlight {
+            bytes: weight,
+            _permits: [slot, room],
+        };
         if sent.send(in_flight).is_err() || writer.send(&head, &payloads).await.is_err() {
             return;
         }
     }
     // The other side may be gone already; then the reader sees it.
-    drop(writer.finish());
+    writer.finish();
 }
 
 /// The receiving half of an append stream.

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::watch;
 
 use super::Raft;
@@ -19,7 +20,8 @@ use super::rounds::Rounds;
 use super::stages::Stages;
 use super::wire::{self, Call, Forward, Forwarded, kind};
 use super::write::{ROUTE_INTERVAL, WriteQueue, served};
-use crate::raft::{LeaderId, Log, Member};
+use crate::raft::log::Log;
+use crate::raft::{LeaderId, Member};
 use crate::sqlite::{Readers, Reply, Request};
 use crate::transport::{Endpoint, Priority, TransportError};
 
@@ -87,7 +89,11 @@ impl Node {
     ///
     /// See [`Refusal`].
     pub async fn query(&self, read: ReadRequest) -> Result<Served, Refusal> {
-        let ReadRequest { request, level, timeout } = read;
+        let ReadRequest {
+            request,
+            level,
+            timeout,
+        } = read;
         if level == Level::None {
             return self.inner()?.read_local(request).await;
         }
@@ -100,7 +106,11 @@ impl Node {
     ///
     /// See [`Refusal`].
     pub async fn request(&self, read: ReadRequest) -> Result<Served, Refusal> {
-        let ReadRequest { request, level, timeout } = read;
+        let ReadRequest {
+            request,
+            level,
+            timeout,
+        } = read;
         if level == Level::None {
             let inner = self.inner()?;
             if inner.is_read_only(&request).await? {
@@ -167,7 +177,7 @@ impl Inner {
     /// is applied (so everything before it is), and the database exists.
     pub(crate) fn leading(&self) -> Option<LeaderId> {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let vote = metrics.vote;
         let leads = metrics.state.is_leader() && vote.committed;
         let leader = vote.leader_id;
@@ -180,24 +190,44 @@ impl Inner {
 
     fn route(&self) -> Route {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         match metrics.current_leader {
             Some(leader) if leader == metrics.id => Route::Here,
             Some(node) => {
                 let member = metrics.membership_config.membership().get_node(&node);
-                member.map_or(Route::Nowhere, |member| {
-                    Route::There { node, addr: member.raft_addr.clone() }
+                member.map_or(Route::Nowhere, |member| Route::There {
+                    node,
+                    addr: member.raft_addr.clone(),
                 })
             }
             None => Route::Nowhere,
         }
     }
 
-    async fn lead(&self, call: Call, request: Request, timeout: Duration) -> Result<Served, NotLed> {
+    async fn lead(
+        &self,
+        call: Call,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<Served, NotLed> {
         match call {
             Call::Execute => self.lead_write(WriteRequest { request, timeout }).await,
-            Call::Query(level) => self.lead_read(ReadRequest { request, level, timeout }).await,
-            Call::Request(level) => self.lead_request(ReadRequest { request, level, timeout }).await,
+            Call::Query(level) => {
+                self.lead_read(ReadRequest {
+                    request,
+                    level,
+                    timeout,
+                })
+                .await
+            }
+            Call::Request(level) => {
+                self.lead_request(ReadRequest {
+                    request,
+                    level,
+                    timeout,
+                })
+                .await
+            }
         }
     }
 
@@ -218,7 +248,9 @@ impl Inner {
         if self.is_read_only(&read.request).await.map_err(Some)? {
             return self.lead_read(read).await;
         }
-        let ReadRequest { request, timeout, .. } = read;
+        let ReadRequest {
+            request, timeout, ..
+        } = read;
         self.lead_write(WriteRequest { request, timeout }).await
     }
 
@@ -232,21 +264,28 @@ impl Inner {
         timeout: Duration,
     ) -> Result<Served, NotLed> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let forward = Forward { call, request: request.clone(), timeout_ms };
+        let forward = Forward {
+            call,
+            request: request.clone(),
+            timeout_ms,
+        };
         let body = Bytes::from(wire::encode(&forward));
         let peer = self.endpoint.peer(addr, Some(node));
         // The leader keeps the time; a little more for the way lets its own answer win.
         let patience = timeout + FORWARD_MARGIN;
-        let reply = peer.request(kind::FORWARD, Priority::Data, body, patience).await;
+        let reply = peer
+            .request(kind::FORWARD, Priority::Data, body, patience)
+            .await;
         let writes = !matches!(call, Call::Query(_));
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => return Err(undelivered(&error, writes)),
         };
         match wire::decode(&reply) {
-            Ok(Forwarded::Served(served)) => {
-                Ok(Served { served_by: addr.to_owned(), ..served })
-            }
+            Ok(Forwarded::Served(served)) => Ok(Served {
+                served_by: addr.to_owned(),
+                ..served
+            }),
             Ok(Forwarded::Refused(refusal)) => Err(Some(refusal)),
             Ok(Forwarded::NotLeader) => Err(None),
             Err(what) => Err(Some(Refusal::Unknown(what))),
@@ -265,16 +304,20 @@ impl Inner {
         self.readers()?
             .submit(request, done)
             .map_err(|full| Refusal::Overloaded(full.to_string()))?;
-        reply.await.map_err(|_| Refusal::OutOfService("the readers have stopped".to_owned()))
+        reply
+            .await
+            .map_err(|_| Refusal::OutOfService("the readers have stopped".to_owned()))
     }
 
     pub(crate) async fn is_read_only(&self, request: &Request) -> Result<bool, Refusal> {
         let (answer, verdict) = tokio::sync::oneshot::channel();
-        let done = Box::new(move |read_only| drop(answer.send(read_only)));
+        let done = Box::new(move |_request, read_only| drop(answer.send(read_only)));
         self.readers()?
             .classify(request.clone(), done)
             .map_err(|full| Refusal::Overloaded(full.to_string()))?;
-        verdict.await.map_err(|_| Refusal::OutOfService("the readers have stopped".to_owned()))
+        verdict
+            .await
+            .map_err(|_| Refusal::OutOfService("the readers have stopped".to_owned()))
     }
 
     fn readers(&self) -> Result<&Readers, Refusal> {
@@ -294,7 +337,9 @@ fn undelivered(error: &TransportError, writes: bool) -> NotLed {
         tracing::debug!(%error, "the leader cannot be reached; routing again");
         None
     } else {
-        Some(Refusal::Unknown(format!("the leader did not answer: {error}")))
+        Some(Refusal::Unknown(format!(
+            "the leader did not answer: {error}"
+        )))
     }
 }
 
@@ -309,7 +354,9 @@ pub(crate) fn check(options: &NodeOptions) -> Result<(), Error> {
         ));
     }
     if options.entry_bytes_max < ENTRY_BYTES_MIN {
-        return refuse(format!("log entries must be allowed to have {ENTRY_BYTES_MIN} bytes"));
+        return refuse(format!(
+            "log entries must be allowed to have {ENTRY_BYTES_MIN} bytes"
+        ));
     }
     if options.bootstrap_expect > 1 && options.join.is_empty() {
         return refuse("-bootstrap-expect needs the addresses of the nodes in -join".to_owned());

@@ -29,7 +29,9 @@ use super::stages::Stages;
 use super::tasks;
 use super::write::{WriteQueue, run_groups};
 use crate::raft::Member;
-use crate::sqlite::{DatabaseOptions, ReadersOptions, StartLock, WriterOptions, assert_version};
+use crate::sqlite::{
+    DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version,
+};
 use crate::transport::{ClusterKey, Endpoint, EndpointOptions, Security};
 use crate::wal::ClusterId;
 
@@ -63,7 +65,9 @@ impl Node {
             .map_err(Error::io("start the Raft runtime"))?;
         let handle = runtime.handle().clone();
         let shell = handle.spawn(start(options, runtime));
-        let shell = shell.await.map_err(|error| Error::Raft(error.to_string()))??;
+        let shell = shell
+            .await
+            .map_err(|error| Error::Raft(error.to_string()))??;
         Ok(Self { shell })
     }
 
@@ -74,7 +78,11 @@ impl Node {
             inner.close().await;
         }
         shell.endpoint.close().await;
-        let runtime = shell.runtime.lock().ok().and_then(|mut runtime| runtime.take());
+        let runtime = shell
+            .runtime
+            .lock()
+            .ok()
+            .and_then(|mut runtime| runtime.take());
         if let Some(runtime) = runtime {
             runtime.shutdown_background();
         }
@@ -123,7 +131,15 @@ async fn start(
         runtime: std::sync::Mutex::new(Some(runtime)),
     });
     let alone = options.join.is_empty();
-    let assembly = Assembly { options, membership, health, endpoint, raft, handler_node, raft_id };
+    let assembly = Assembly {
+        options,
+        membership,
+        health,
+        endpoint,
+        raft,
+        handler_node,
+        raft_id,
+    };
     if alone || assigned.is_some() {
         assembly.run(&shell, assigned).await?;
     } else {
@@ -144,13 +160,15 @@ impl Assembly {
             Some(cluster) => Some(self.recover(cluster).await?),
             None => None,
         };
-        let pristine = recovered.as_ref().is_none_or(|recovered| recovered.log.last().is_none());
+        let pristine = recovered
+            .as_ref()
+            .is_none_or(|recovered| recovered.log.last().is_none());
         let (cluster, settled) = self.membership.settle(&self.endpoint, pristine).await?;
         let recovered = match recovered {
             Some(recovered) => recovered,
             None => self.recover(cluster).await?,
         };
-        self.endpoint.assign(cluster);
+        self.endpoint.assign(cluster)?;
         let inner = self.assemble(cluster, recovered).await?;
         if let Settled::Initialise(members) = settled {
             tracing::info!(%cluster, members = members.len(), "starting a new cluster");
@@ -182,7 +200,11 @@ impl Assembly {
         let frontier = Arc::new(Frontier::new(from.fence, from.membership));
         let runtime = tokio::runtime::Handle::current();
         let proposer = Proposer::new(runtime, Arc::clone(&flights), Arc::clone(&stages));
-        let origin = Origin { cluster, node: self.raft_id, epoch: random_u64()? };
+        let origin = Origin {
+            cluster,
+            node: self.raft_id,
+            epoch: random_u64()?,
+        };
         let desk = Desk::new(
             origin,
             Arc::clone(&flights),
@@ -200,11 +222,16 @@ impl Assembly {
                 spool_bytes_max: usize::try_from(options.spool_bytes_max).unwrap_or(usize::MAX),
                 transaction_bytes_max: options.transaction_bytes_max,
             },
-            writer: WriterOptions { foreign_keys: options.foreign_keys, ..WriterOptions::default() },
+            writer: WriterOptions {
+                foreign_keys: options.foreign_keys,
+                ..WriterOptions::default()
+            },
             readers: ReadersOptions {
                 foreign_keys: options.foreign_keys,
                 threads: options.readers,
-                ..ReadersOptions::new(options.data_dir.join(StartLock::FILE_NAME))
+                path: options.data_dir.join(StartLock::FILE_NAME),
+                queue_max: READS_WAITING_MAX,
+                limits: Limits::default(),
             },
             desk,
             log: from.log.clone(),
@@ -262,7 +289,7 @@ impl Assembly {
     async fn start_raft(
         &self,
         owner: &Arc<Owner>,
-        log: crate::raft::Log,
+        log: crate::raft::log::Log,
         machine: StateMachine,
     ) -> Result<Raft, Error> {
         let network = Network {
@@ -308,9 +335,8 @@ impl Inner {
 
 /// openraft's settings; the reasons are in the design, section 11.
 fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
-    let ms = |duration: std::time::Duration| {
-        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-    };
+    let ms =
+        |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: "wallaby".to_owned(),
         heartbeat_interval: ms(options.heartbeat()),
@@ -328,12 +354,14 @@ fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
         backoff: RECONNECT_BACKOFF.to_owned(),
         ..Config::default()
     };
-    config.validate().map_err(|error| Error::Configuration(error.to_string()))
+    config
+        .validate()
+        .map_err(|error| Error::Configuration(error.to_string()))
 }
 
 fn bind(options: &NodeOptions, identity: &Identity) -> Result<Endpoint, Error> {
     let security = match &options.cluster_key {
-        Some(file) => Security::Key(ClusterKey::load(file)?),
+        Some(file) => Security::Key(ClusterKey::read(file)?),
         None if options.insecure_cluster => Security::Insecure,
         None => Security::Loopback,
     };
@@ -350,10 +378,16 @@ fn bind(options: &NodeOptions, identity: &Identity) -> Result<Endpoint, Error> {
 
 fn resolve(addr: &str) -> Result<SocketAddr, Error> {
     let wrong = |why: String| {
-        Error::Configuration(format!("-raft-addr {addr:?} is not an address to listen on: {why}"))
+        Error::Configuration(format!(
+            "-raft-addr {addr:?} is not an address to listen on: {why}"
+        ))
     };
-    let mut addrs = addr.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
-    addrs.next().ok_or_else(|| wrong("it has no address".to_owned()))
+    let mut addrs = addr
+        .to_socket_addrs()
+        .map_err(|error| wrong(error.to_string()))?;
+    addrs
+        .next()
+        .ok_or_else(|| wrong("it has no address".to_owned()))
 }
 
 /// Only the operator's account reads what the database contains.
@@ -363,10 +397,15 @@ fn create_dir(options: &NodeOptions) -> Result<(), Error> {
         fs::create_dir_all(dir)?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
     };
-    create().map_err(Error::io(format!("create the data directory {}", dir.display())))
+    create().map_err(Error::io(format!(
+        "create the data directory {}",
+        dir.display()
+    )))
 }
 
 const RAFT_THREADS: usize = 2;
+/// Beyond this, clients are told to come back.
+const READS_WAITING_MAX: usize = 16 << 10;
 /// A busy machine may not run us for this long; dropping the connection would cost more.
 const IDLE_MIN: std::time::Duration = std::time::Duration::from_millis(800);
 /// Short first, because most interruptions are restarts on the same machine.

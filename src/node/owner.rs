@@ -20,7 +20,9 @@ use super::image::Held;
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::proposer::Ticket;
 use super::spool::Spool;
-use crate::raft::{Log, StoredMembership, encode_membership};
+use crate::raft::StoredMembership;
+use crate::raft::codec::encode_membership;
+use crate::raft::log::Log;
 use crate::sqlite::{
     self, Change, Checkpoint, Database, DatabaseOptions, PageHashes, Readers, ReadersOptions, Redo,
     Reply, Request, SqlCommit, StartLock, Writer, WriterOptions,
@@ -29,8 +31,11 @@ use crate::wal::{DatabaseHash, Delta, PageNumber, Position};
 
 /// The end of a group.
 pub(crate) struct GroupEnd {
-    /// One for each request; without meaning unless `sql_commit` is `Done`.
+    /// One for each request that was run; without meaning unless `sql_commit` is `Done`.
     pub(crate) replies: Vec<Reply>,
+    /// The requests behind those, which are still to be run: after a second kill the writer goes on
+    /// with one request at a time.
+    pub(crate) rest: Vec<Request>,
     /// Whether SQLite committed.
     pub(crate) sql_commit: SqlCommit,
     /// What became of its flights.
@@ -42,7 +47,11 @@ pub(crate) enum Job {
     /// Checkpoint as far as possible, then stop.
     Close { done: oneshot::Sender<()> },
     /// Run the requests as one transaction.
-    Group { requests: Vec<Request>, ticket: Ticket, done: oneshot::Sender<Option<GroupEnd>> },
+    Group {
+        requests: Vec<Request>,
+        ticket: Ticket,
+        done: oneshot::Sender<Option<GroupEnd>>,
+    },
     /// Answer those who asked for a frozen image.
     Hold,
     /// Publish an accepted delta of another node; for a last part, with the parts before it.
@@ -53,7 +62,10 @@ pub(crate) enum Job {
         done: oneshot::Sender<Result<(), Error>>,
     },
     /// Replace the whole database by a received image.
-    Install { spool: Spool, done: oneshot::Sender<Result<(), Error>> },
+    Install {
+        spool: Spool,
+        done: oneshot::Sender<Result<(), Error>>,
+    },
     /// Make everything applied so far durable in the main file, now.
     Record { done: oneshot::Sender<bool> },
 }
@@ -114,7 +126,11 @@ impl Owner {
             .name("owner".to_owned())
             .spawn(move || {
                 let (state, checkpoint) = (State::Closed(None), Pace::default());
-                let mut thread = OwnerThread { context, state, checkpoint };
+                let mut thread = OwnerThread {
+                    context,
+                    state,
+                    checkpoint,
+                };
                 let outcome = match hashes {
                     Some(hashes) => thread.open(lock, hashes),
                     None => {
@@ -129,8 +145,14 @@ impl Owner {
                 }
             })
             .map_err(Error::io("start the owner thread"))?;
-        result.recv().map_err(|_| Error::Raft("the owner thread died".to_owned()))??;
-        Ok(Arc::new(Self { jobs, desk, thread: std::sync::Mutex::new(Some(thread)) }))
+        result
+            .recv()
+            .map_err(|_| Error::Raft("the owner thread died".to_owned()))??;
+        Ok(Arc::new(Self {
+            jobs,
+            desk,
+            thread: std::sync::Mutex::new(Some(thread)),
+        }))
     }
 
     /// Queues a job. After `Close` jobs are dropped, and their `done` with them.
@@ -208,13 +230,22 @@ impl OwnerThread {
     /// Askers that went away are no reason to stop, so failed sends are ignored throughout.
     fn work(&mut self, job: Job) {
         match job {
-            Job::Group { requests, ticket, done } => {
-                let end = self.run_group(&requests, ticket);
+            Job::Group {
+                requests,
+                ticket,
+                done,
+            } => {
+                let end = self.run_group(requests, ticket);
                 self.publish_extent();
                 let _ = done.send(end);
                 self.checkpoint_when_due();
             }
-            Job::Inject { delta, earlier, position, done } => {
+            Job::Inject {
+                delta,
+                earlier,
+                position,
+                done,
+            } => {
                 let result = self.inject(&delta, earlier.as_ref(), position);
                 self.publish_extent();
                 let _ = done.send(result);
@@ -242,17 +273,32 @@ impl OwnerThread {
         if self.context.readers_slot.set(readers).is_err() {
             unreachable!("the database is opened once");
         }
-        self.state = State::Open(Box::new(Open { writer, database, installed: None }));
+        self.state = State::Open(Box::new(Open {
+            writer,
+            database,
+            installed: None,
+        }));
         self.publish_extent();
         Ok(())
     }
 
-    fn run_group(&mut self, requests: &[Request], ticket: Ticket) -> Option<GroupEnd> {
-        let State::Open(open) = &mut self.state else { return None };
+    fn run_group(&mut self, mut requests: Vec<Request>, ticket: Ticket) -> Option<GroupEnd> {
+        let State::Open(open) = &mut self.state else {
+            return None;
+        };
         self.context.desk.open(ticket);
-        let end = open.writer.run(open.database.connection(), requests);
+        let end = open.writer.run(open.database.connection(), &requests);
         let landed = self.context.desk.close();
-        Some(GroupEnd { replies: end.replies, sql_commit: end.sql_commit, landed })
+        let rest = match end.sql_commit {
+            SqlCommit::Done => requests.split_off(end.replies.len().min(requests.len())),
+            SqlCommit::Refused => Vec::new(),
+        };
+        Some(GroupEnd {
+            replies: end.replies,
+            rest,
+            sql_commit: end.sql_commit,
+            landed,
+        })
     }
 
     fn inject(
@@ -282,14 +328,23 @@ impl OwnerThread {
 
     /// The genesis: the first data entry is the database itself, one page.
     fn create(&mut self, delta: &Delta, position: Position) -> Result<(), Error> {
-        let Some((PageNumber::FIRST, image)) = delta.pages().next().transpose()
+        let Some((PageNumber::FIRST, image)) = delta
+            .pages()
+            .next()
+            .transpose()
             .map_err(sqlite::Error::from)?
             .filter(|_| delta.len() == 1)
         else {
             let what = format!("the first data entry {position} is not the image of one page");
             return Err(Error::Raft(what));
         };
-        let membership = self.context.desk.frontier.state().settled_membership().clone();
+        let membership = self
+            .context
+            .desk
+            .frontier
+            .state()
+            .settled_membership()
+            .clone();
         let membership = encode_membership(&membership);
         let lock = self.take_lock()?;
         let hashes = sqlite::create(&lock, &image, position, Some(position), &membership)?;
@@ -340,19 +395,27 @@ impl OwnerThread {
     fn take_lock(&mut self) -> Result<StartLock, Error> {
         match std::mem::replace(&mut self.state, State::Closed(None)) {
             State::Closed(Some(lock)) => Ok(lock),
-            _ => Err(Error::Raft("the database could not be created earlier".to_owned())),
+            _ => Err(Error::Raft(
+                "the database could not be created earlier".to_owned(),
+            )),
         }
     }
 
     fn checkpoint_when_due(&mut self) {
         let threshold = self.context.checkpoint_wal_bytes;
-        let State::Open(open) = &self.state else { return };
+        let State::Open(open) = &self.state else {
+            return;
+        };
         let wal_bytes = open.database.wal_bytes();
         if wal_bytes < threshold {
             return;
         }
         let patient = wal_bytes > threshold.saturating_mul(4);
-        let (wait, pause) = if patient { (LONG_WAIT, BACK_OFF) } else { (SHORT_WAIT, RETRY) };
+        let (wait, pause) = if patient {
+            (LONG_WAIT, BACK_OFF)
+        } else {
+            (SHORT_WAIT, RETRY)
+        };
         let tried = self.checkpoint.tried.filter(|_| self.checkpoint.incomplete);
         if tried.is_none_or(|tried| tried.elapsed() >= pause) {
             self.try_checkpoint(wait);
@@ -374,7 +437,9 @@ impl OwnerThread {
         match self.checkpoint(wait) {
             Ok(complete) => complete,
             Err(error) => {
-                self.context.health.fail(format!("the checkpoint failed: {error}"));
+                self.context
+                    .health
+                    .fail(format!("the checkpoint failed: {error}"));
                 false
             }
         }
@@ -404,7 +469,8 @@ impl OwnerThread {
             return Ok(false);
         }
         let membership = encode_membership(state.settled_membership());
-        open.database.save_record(settled, state.fence.last_data, &membership)?;
+        open.database
+            .save_record(settled, state.fence.last_data, &membership)?;
         self.checkpoint.applied = Some(settled);
         if let Some(spool) = open.installed.take() {
             std::fs::remove_file(&spool)
@@ -415,8 +481,17 @@ impl OwnerThread {
     }
 
     fn record_is(&self, applied: Position) {
-        let membership = self.context.desk.frontier.state().settled_membership().clone();
-        self.context.recorded.send_replace(Some(Recorded { applied, membership }));
+        let membership = self
+            .context
+            .desk
+            .frontier
+            .state()
+            .settled_membership()
+            .clone();
+        self.context.recorded.send_replace(Some(Recorded {
+            applied,
+            membership,
+        }));
     }
 
     fn publish_extent(&self) {
@@ -433,7 +508,9 @@ impl OwnerThread {
     fn close(&mut self) {
         self.try_checkpoint(RECORD_WAIT);
         if let State::Open(open) = std::mem::replace(&mut self.state, State::Closed(None)) {
-            let Open { writer, database, .. } = *open;
+            let Open {
+                writer, database, ..
+            } = *open;
             drop(writer);
             if let Err(error) = database.close() {
                 tracing::warn!(%error, "closing the database failed");

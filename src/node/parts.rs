@@ -32,7 +32,13 @@ enum Place {
 
 impl StagedParts {
     pub(crate) fn new(dir: PathBuf, memory_bytes_max: u64) -> Self {
-        Self { dir, memory_bytes_max, bytes: 0, parts: Vec::new(), spool: None }
+        Self {
+            dir,
+            memory_bytes_max,
+            bytes: 0,
+            parts: Vec::new(),
+            spool: None,
+        }
     }
 
     /// How many parts are staged.
@@ -102,9 +108,7 @@ pub(crate) fn all_pages<'a>(
 }
 
 /// A page that outlives the part it came from.
-fn owned(
-    page: Result<PageImage<'_>, DeltaError>,
-) -> Result<PageImage<'static>, sqlite::Error> {
+fn owned(page: Result<PageImage<'_>, DeltaError>) -> Result<PageImage<'static>, sqlite::Error> {
     let (number, image) = page?;
     Ok((number, Cow::Owned(image.into_owned())))
 }
@@ -112,7 +116,12 @@ fn owned(
 /// A file that vanishes with its last descriptor.
 fn nameless_file(dir: &std::path::Path, name: &str) -> io::Result<File> {
     let path = dir.join(name);
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path)?;
     fs::remove_file(&path)?;
     Ok(file)
 }

@@ -141,9 +141,15 @@ impl Peers {
     }
 
     async fn heartbeat(&self, body: Bytes) -> Result<AppendReply, String> {
-        let Some(raft) = self.raft.get() else { return Ok(AppendReply::Stopped) };
+        let Some(raft) = self.raft.get() else {
+            return Ok(AppendReply::Stopped);
+        };
         let request = append_frame::decode(body)?;
-        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let last = request
+            .entries
+            .last()
+            .map(|entry| entry.log_id)
+            .or(request.prev_log_id);
         let prev = request.prev_log_id;
         let Ok(response) = raft.append_entries(request).await else {
             return Ok(AppendReply::Stopped);
@@ -172,9 +178,23 @@ impl Peers {
         let request = forward.request;
         let answer = match forward.call {
             Call::Execute => inner.lead_write(WriteRequest { request, timeout }).await,
-            Call::Query(level) => inner.lead_read(ReadRequest { request, level, timeout }).await,
+            Call::Query(level) => {
+                inner
+                    .lead_read(ReadRequest {
+                        request,
+                        level,
+                        timeout,
+                    })
+                    .await
+            }
             Call::Request(level) => {
-                inner.lead_request(ReadRequest { request, level, timeout }).await
+                inner
+                    .lead_request(ReadRequest {
+                        request,
+                        level,
+                        timeout,
+                    })
+                    .await
             }
         };
         match answer {
@@ -209,7 +229,8 @@ async fn append(raft: &Raft, frames: FrameReader, mut replies: FrameWriter) -> R
         let sent = replies.send(&wire::encode(&reply), &[]).await;
         sent.map_err(|error| error.to_string())?;
     }
-    replies.finish().map_err(|error| error.to_string())
+    replies.finish();
+    Ok(())
 }
 
 /// Receives a whole database, installs it through Raft, and answers.
@@ -230,7 +251,8 @@ async fn receive_snapshot(
     }
     let sent = replies.send(&wire::encode(&reply), &[]).await;
     sent.map_err(|error| error.to_string())?;
-    replies.finish().map_err(|error| error.to_string())
+    replies.finish();
+    Ok(())
 }
 
 async fn spool_snapshot(dir: PathBuf, mut frames: FrameReader) -> Result<Spool, String> {
@@ -251,9 +273,14 @@ async fn install(raft: &Raft, vote: Vote, spool: Spool) -> SnapshotReply {
         last_log_id: Some(log_id_of(manifest.applied)),
         last_membership: manifest.membership.clone(),
     };
-    let snapshot = Snapshot { meta, snapshot: SnapshotData::Incoming(spool) };
+    let snapshot = Snapshot {
+        meta,
+        snapshot: SnapshotData::Incoming(spool),
+    };
     let response = raft.install_full_snapshot(vote, snapshot).await;
-    response.map(|response| response.vote.into()).map_err(|fatal| fatal.to_string())
+    response
+        .map(|response| response.vote.into())
+        .map_err(|fatal| fatal.to_string())
 }
 
 /// Runs file work off the async workers.

@@ -32,7 +32,12 @@ pub(crate) struct Proposer {
 
 impl Proposer {
     pub(crate) fn new(runtime: Handle, flights: Arc<Flights>, stages: Arc<Stages>) -> Arc<Self> {
-        Arc::new(Self { runtime, raft: OnceLock::new(), flights, stages })
+        Arc::new(Self {
+            runtime,
+            raft: OnceLock::new(),
+            flights,
+            stages,
+        })
     }
 
     /// Raft is built after the state machine that needs us; this closes the circle, once.
@@ -44,7 +49,8 @@ impl Proposer {
     pub(crate) fn begin(self: &Arc<Self>, sequence: u64, ticket: Ticket) -> mpsc::Sender<Bytes> {
         let (parts, queue) = mpsc::channel(1);
         let proposer = Arc::clone(self);
-        self.runtime.spawn(async move { proposer.run(sequence, ticket, queue).await });
+        self.runtime
+            .spawn(async move { proposer.run(sequence, ticket, queue).await });
         parts
     }
 
@@ -89,14 +95,19 @@ impl Proposer {
             }
             Some(Err(refused)) => self.refuse(sequence, &refused.to_string()),
             None => {
-                ticket.doubt.send_replace(Some("Raft has stopped on this node".to_owned()));
+                ticket
+                    .doubt
+                    .send_replace(Some("Raft has stopped on this node".to_owned()));
             }
         }
     }
 
     /// The part was certainly not appended, so the transaction can never be complete.
     fn refuse(&self, sequence: u64, why: &str) {
-        drop(self.flights.discard(sequence, Discard::NotCommitted(why.to_owned())));
+        drop(
+            self.flights
+                .discard(sequence, Discard::NotCommitted(why.to_owned())),
+        );
     }
 }
 

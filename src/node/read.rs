@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::ProgressResponder;
 
 use super::api::{Level, ReadRequest, Refusal, Served};
@@ -20,7 +21,11 @@ use crate::raft::Payload;
 impl Inner {
     /// A read on the node that leads.
     pub(crate) async fn lead_read(&self, read: ReadRequest) -> Result<Served, NotLed> {
-        let ReadRequest { request, level, timeout } = read;
+        let ReadRequest {
+            request,
+            level,
+            timeout,
+        } = read;
         let deadline = Instant::now() + timeout;
         let raft_index = match level {
             Level::None => None,
@@ -31,7 +36,10 @@ impl Inner {
                 None
             }
             Level::Linearizable => {
-                let index = self.rounds.confirm(timeout.min(self.options.election_max() * 2)).await;
+                let index = self
+                    .rounds
+                    .confirm(timeout.min(self.options.election_max() * 2))
+                    .await;
                 // A retry takes a fresh index: the old one may be from before the question.
                 let Ok(index) = index else { return Err(None) };
                 self.applied(index, deadline).await?;
@@ -50,17 +58,26 @@ impl Inner {
     /// Waits until an index is applied here.
     async fn applied(&self, index: u64, deadline: Instant) -> Result<(), NotLed> {
         let left = deadline.saturating_duration_since(Instant::now());
-        tokio::time::timeout(left, self.frontier.wait_applied(index)).await.map_err(|_| {
-            Some(Refusal::TimedOut(format!("index {index} is not applied here yet")))
-        })
+        tokio::time::timeout(left, self.frontier.wait_applied(index))
+            .await
+            .map_err(|_| {
+                Some(Refusal::TimedOut(format!(
+                    "index {index} is not applied here yet"
+                )))
+            })
     }
 
     /// Writes an entry that changes nothing, and waits until it is applied.
     async fn mark(&self, timeout: Duration) -> Result<u64, NotLed> {
-        let Some(leader) = self.leading() else { return Err(None) };
+        let Some(leader) = self.leading() else {
+            return Err(None);
+        };
         let (responder, outcome) = ProgressResponder::complete_only();
-        let proposal =
-            self.raft.write(Payload(Bytes::new())).with_leader(leader).responder(responder);
+        let proposal = self
+            .raft
+            .write(Payload(Bytes::new()))
+            .with_leader(leader)
+            .responder(responder);
         if proposal.await.is_err() {
             return Err(None);
         }
@@ -78,9 +95,12 @@ impl Inner {
     /// Whether a quorum has answered within the lease: a leader that was cut off notices here.
     fn quorum_is_fresh(&self) -> bool {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let alone = metrics.membership_config.membership().voter_ids().count() == 1;
         let lease = self.options.election_max();
-        alone || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < lease)
+        alone
+            || metrics
+                .last_quorum_acked
+                .is_some_and(|acked| acked.elapsed() < lease)
     }
 }

@@ -15,11 +15,10 @@ use super::fence::{Fence, Verdict};
 use super::options::NodeOptions;
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::spool::Spool;
-use crate::raft::{
-    Log, LogIdentity, LogOptions, RealFiles, StoredMembership, decode_membership, encode_membership,
-    position_of,
-};
-use crate::sqlite::{self, Change, PageHashes, Record, Redo, StartLock};
+use crate::raft::codec::{decode_membership, encode_membership};
+use crate::raft::log::{Log, LogIdentity, LogOptions, RealFiles};
+use crate::raft::{StoredMembership, position_of};
+use crate::sqlite::{Change, PageHashes, Record, Redo, StartLock};
 use crate::wal::{ClusterId, DatabaseHash, Delta, Position};
 
 /// What a node starts from.
@@ -44,26 +43,27 @@ pub(crate) fn recover(
     let dir = &options.data_dir;
     let log_dir = dir.join("log");
     fs::create_dir_all(&log_dir).map_err(Error::io(format!("create {}", log_dir.display())))?;
-    let files = RealFiles::open(&log_dir)
-        .map_err(Error::io(format!("open {}", log_dir.display())))?;
+    let files =
+        RealFiles::open(&log_dir).map_err(Error::io(format!("open {}", log_dir.display())))?;
     let identity = LogIdentity { cluster, node };
     let log = Log::open(Arc::new(files), identity, LogOptions::default())?;
     let record = Record::load(dir)?;
     let pending = Spool::pending(dir)?;
     let pending = pending.filter(|spool| {
-        record.as_ref().is_none_or(|record| record.applied < spool.manifest().applied)
+        record
+            .as_ref()
+            .is_none_or(|record| record.applied < spool.manifest().applied)
     });
     let lock = StartLock::acquire(dir, options.open_wait)?;
     let (mut redo, start) = match (pending, record) {
         (Some(spool), _) => install(lock, &spool)?,
         (None, Some(record)) => {
-            let membership = decode_membership(&record.membership).map_err(|error| {
-                Error::Corrupt {
+            let membership =
+                decode_membership(&record.membership).map_err(|error| Error::Corrupt {
                     what: error.to_string(),
                     file: dir.join(Record::FILE_NAME),
                     advice: REBUILD,
-                }
-            })?;
+                })?;
             let start = Start {
                 fence: Fence::at(Some(record.applied), record.data),
                 membership,
@@ -72,17 +72,32 @@ pub(crate) fn recover(
         }
         (None, None) => return unborn(lock, log),
     };
-    let mut replay = Replay { fence: start.fence, membership: start.membership, parts: None };
+    let mut replay = Replay {
+        fence: start.fence,
+        membership: start.membership,
+        parts: None,
+    };
     replay.run(&log, &mut redo, options)?;
-    let Replay { fence, membership, .. } = replay;
+    let Replay {
+        fence, membership, ..
+    } = replay;
     // What a stage holds so far is delivered again by openraft, from its floor on.
     let fence = Fence::at(fence.settled(), fence.last_data);
-    let applied = fence.last_applied.expect("a record has an applied position");
+    let applied = fence
+        .last_applied
+        .expect("a record has an applied position");
     let (lock, mut hashes) = redo.finish()?;
     let encoded = encode_membership(&membership);
     Record::save(&lock, &mut hashes, applied, fence.last_data, &encoded)?;
     remove_installed(dir)?;
-    Ok(Recovered { log, lock, hashes: Some(hashes), fence, membership, recorded: Some(applied) })
+    Ok(Recovered {
+        log,
+        lock,
+        hashes: Some(hashes),
+        fence,
+        membership,
+        recorded: Some(applied),
+    })
 }
 
 struct Start {
@@ -156,8 +171,13 @@ struct Replay {
 impl Replay {
     /// Redoes every entry after the record, up to the durable `committed`.
     fn run(&mut self, log: &Log, redo: &mut Redo, options: &NodeOptions) -> Result<(), Error> {
-        let Some(committed) = log.committed() else { return Ok(()) };
-        let mut next = self.fence.last_applied.map_or(0, |applied| applied.index + 1);
+        let Some(committed) = log.committed() else {
+            return Ok(());
+        };
+        let mut next = self
+            .fence
+            .last_applied
+            .map_or(0, |applied| applied.index + 1);
         let mut redone = 0_u64;
         while next <= committed.index {
             let entries = log.read_blocking(next, committed.index, READ_BYTES)?;
@@ -217,7 +237,10 @@ impl Replay {
                 parts.push(delta).map_err(spooling)?;
             }
             Verdict::Accept => {
-                let earlier = self.parts.take().filter(|_| !delta.header().part.is_first());
+                let earlier = self
+                    .parts
+                    .take()
+                    .filter(|_| !delta.header().part.is_first());
                 let hash_before = first_hash(earlier.as_ref(), &delta)?;
                 let mut pages = all_pages(earlier.as_ref(), &delta);
                 redo.apply(Change {

@@ -40,7 +40,9 @@ impl Rounds {
     /// why this node could not prove that it leads.
     pub(crate) async fn confirm(&self, patience: Duration) -> Result<u64, String> {
         let (answer, wait) = oneshot::channel();
-        self.0.send(answer).map_err(|_| "the node is closing".to_owned())?;
+        self.0
+            .send(answer)
+            .map_err(|_| "the node is closing".to_owned())?;
         match tokio::time::timeout(patience, wait).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err("the node is closing".to_owned()),

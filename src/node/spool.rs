@@ -61,19 +61,30 @@ impl Spool {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(context())(error)),
         };
-        let corrupt =
-            |what: String| Error::Corrupt { what, file: path.clone(), advice: REBUILD };
+        let corrupt = |what: String| Error::Corrupt {
+            what,
+            file: path.clone(),
+            advice: REBUILD,
+        };
         let mut length = [0; 4];
-        file.read_exact_at(&mut length, 0).map_err(Error::io(context()))?;
+        file.read_exact_at(&mut length, 0)
+            .map_err(Error::io(context()))?;
         let length = u32::from_le_bytes(length);
         if length > MANIFEST_BYTES_MAX {
             return Err(corrupt("wrong length of the manifest".to_owned()));
         }
         let mut manifest = vec![0; length as usize];
-        file.read_exact_at(&mut manifest, 4).map_err(Error::io(context()))?;
+        file.read_exact_at(&mut manifest, 4)
+            .map_err(Error::io(context()))?;
         let manifest = Manifest::decode(&manifest).map_err(corrupt)?;
         let data_offset = 4 + u64::from(length);
-        Ok(Some(Self { file, path, manifest, data_offset, adopted: true }))
+        Ok(Some(Self {
+            file,
+            path,
+            manifest,
+            data_offset,
+            adopted: true,
+        }))
     }
 
     /// Makes the image part of the durable state.
@@ -100,9 +111,13 @@ impl Spool {
             .map(move |page| {
                 let mut image = vec![0; size.len()];
                 let offset = self.data_offset + page.offset(size);
-                self.file.read_exact_at(&mut image, offset).map_err(|source| {
-                    sqlite::Error::Io { what: "read", file: self.path.clone(), source }
-                })?;
+                self.file
+                    .read_exact_at(&mut image, offset)
+                    .map_err(|source| sqlite::Error::Io {
+                        what: "read",
+                        file: self.path.clone(),
+                        source,
+                    })?;
                 Ok((page, Cow::Owned(image)))
             })
     }
@@ -121,20 +136,38 @@ impl SpoolWriter {
         let head = manifest.encode();
         let length = u32::try_from(head.len()).expect("manifests are small");
         let write = || -> io::Result<File> {
-            let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
+            let mut file = File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&path)?;
             file.write_all(&length.to_le_bytes())?;
             file.write_all(&head)?;
             Ok(file)
         };
         let file = write().map_err(Error::io(format!("write {}", path.display())))?;
         let data_offset = 4 + u64::from(length);
-        let spool = Spool { file, path, manifest, data_offset, adopted: false };
-        Ok(Self { spool, next: 1, hash: DatabaseHash::default() })
+        let spool = Spool {
+            file,
+            path,
+            manifest,
+            data_offset,
+            adopted: false,
+        };
+        Ok(Self {
+            spool,
+            next: 1,
+            hash: DatabaseHash::default(),
+        })
     }
 
     /// Takes the next run of pages. Blocks.
     pub(crate) fn push(&mut self, pages: &[u8]) -> Result<(), Error> {
-        let Manifest { page_size, page_count, .. } = self.spool.manifest;
+        let Manifest {
+            page_size,
+            page_count,
+            ..
+        } = self.spool.manifest;
         let count = (pages.len() / page_size.len()) as u64;
         if pages.is_empty() || !pages.len().is_multiple_of(page_size.len()) {
             return Err(self.wrong("a run of pages of the wrong length"));

@@ -10,6 +10,7 @@ use super::node::{Inner, Node};
 use super::wire::{self, Greeting, Introduction, kind};
 use crate::raft::Member;
 use crate::transport::Priority;
+use openraft::async_runtime::WatchReceiver as _;
 
 impl Node {
     /// This node's own state.
@@ -35,11 +36,15 @@ impl Node {
 
     /// All members, each asked whether it is there; waits for the slowest up to the time-out.
     pub async fn members(&self, timeout: Duration) -> Vec<MemberStatus> {
-        let Ok(inner) = self.inner() else { return Vec::new() };
+        let Ok(inner) = self.inner() else {
+            return Vec::new();
+        };
         let mut asked = Vec::new();
         for member in inner.known_members() {
             let inner = std::sync::Arc::clone(inner);
-            asked.push(tokio::spawn(async move { inner.contact(member, timeout).await }));
+            asked.push(tokio::spawn(
+                async move { inner.contact(member, timeout).await },
+            ));
         }
         let mut members = Vec::new();
         for answer in asked {
@@ -67,7 +72,12 @@ impl Node {
             }
         }
         if sync {
-            let committed = inner.raft.metrics().borrow().cluster_committed.map_or(0, |id| id.index);
+            let committed = inner
+                .raft
+                .metrics()
+                .borrow_watched()
+                .cluster_committed
+                .map_or(0, |id| id.index);
             let applied = inner.frontier.wait_applied(committed);
             let waited = tokio::time::timeout(timeout, applied).await;
             waited.map_err(|_| format!("index {committed} is not applied yet"))?;
@@ -94,9 +104,12 @@ impl Node {
 impl Inner {
     fn fill(&self, status: &mut NodeStatus) {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let (state, extent) = (self.frontier.state(), *self.extent.borrow());
-        status.cluster_id = self.membership.cluster().map_or_else(String::new, |id| id.to_string());
+        status.cluster_id = self
+            .membership
+            .cluster()
+            .map_or_else(String::new, |id| id.to_string());
         status.state = format!("{:?}", metrics.state);
         status.term = metrics.current_term;
         status.last_log_index = metrics.last_log_index.unwrap_or(0);
@@ -104,8 +117,11 @@ impl Inner {
         status.applied_index = state.fence.last_applied.map_or(0, |at| at.index);
         status.data_index = state.fence.last_data.map_or(0, |at| at.index);
         status.purged_index = metrics.purged.map_or(0, |id| id.index);
-        status.checkpoint_index =
-            self.recorded.borrow().as_ref().map_or(0, |recorded| recorded.applied.index);
+        status.checkpoint_index = self
+            .recorded
+            .borrow()
+            .as_ref()
+            .map_or(0, |recorded| recorded.applied.index);
         status.database_hash = format!("{:032x}", extent.hash);
         status.page_count = extent.page_count;
         status.page_size = extent.page_size;
@@ -120,13 +136,15 @@ impl Inner {
     }
 
     fn leader(&self) -> Option<MemberStatus> {
-        self.known_members().into_iter().find(|member| member.leader)
+        self.known_members()
+            .into_iter()
+            .find(|member| member.leader)
     }
 
     /// The members as the effective membership has them, nobody asked.
     fn known_members(&self) -> Vec<MemberStatus> {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let config = metrics.membership_config.membership();
         let voters: std::collections::BTreeSet<u64> = config.voter_ids().collect();
         let describe = |(id, member): (&u64, &Member)| MemberStatus {
@@ -157,7 +175,9 @@ impl Inner {
         };
         let body = Bytes::from(wire::encode(&greeting));
         let peer = self.endpoint.peer(&member.raft_addr, Some(member.raft_id));
-        let reply = peer.request(kind::GREETING, Priority::Control, body, timeout).await;
+        let reply = peer
+            .request(kind::GREETING, Priority::Control, body, timeout)
+            .await;
         let reply = reply.map_err(|error| error.to_string());
         match reply.and_then(|reply| wire::decode::<Introduction>(&reply)) {
             Ok(introduction) => {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::ProgressResponder;
 
 use super::gate::Origin;
@@ -36,13 +37,16 @@ async fn create_database(inner: Arc<Inner>, origin: Origin) {
             changed = metrics.changed() => if changed.is_err() { return },
         }
     }
-    tracing::info!(index = inner.frontier.reached().index(), "the database exists");
+    tracing::info!(
+        index = inner.frontier.reached().index(),
+        "the database exists"
+    );
 }
 
 /// The leadership under which the genesis may be proposed: this term's first entry is applied.
 fn ready_to_create(inner: &Inner) -> Option<LeaderId> {
     let metrics = inner.raft.metrics();
-    let metrics = metrics.borrow();
+    let metrics = metrics.borrow_watched();
     let leader = metrics.vote.leader_id;
     let applied = inner.frontier.reached().applied?;
     let caught_up = (applied.term, applied.node) == (leader.term, leader.node_id);
@@ -82,7 +86,10 @@ async fn propose_genesis(inner: &Inner, origin: Origin, leader: LeaderId) {
 async fn purge(inner: Arc<Inner>) {
     let mut recorded = inner.recorded.clone();
     loop {
-        let upto = recorded.borrow_and_update().as_ref().map(|recorded| recorded.applied.index);
+        let upto = recorded
+            .borrow_and_update()
+            .as_ref()
+            .map(|recorded| recorded.applied.index);
         if let Some(upto) = upto {
             let keep = inner.log.index_of_tail(inner.options.log_tail_bytes);
             let upto = upto.min(keep.saturating_sub(1));

@@ -51,13 +51,23 @@ pub(crate) struct LogIdMirror {
 impl From<LogId> for LogIdMirror {
     fn from(id: LogId) -> Self {
         let leader = id.committed_leader_id();
-        Self { term: leader.term, node: leader.node_id, index: id.index }
+        Self {
+            term: leader.term,
+            node: leader.node_id,
+            index: id.index,
+        }
     }
 }
 
 impl From<LogIdMirror> for LogId {
     fn from(mirror: LogIdMirror) -> Self {
-        Self::new(LeaderId { term: mirror.term, node_id: mirror.node }, mirror.index)
+        Self::new(
+            LeaderId {
+                term: mirror.term,
+                node_id: mirror.node,
+            },
+            mirror.index,
+        )
     }
 }
 
@@ -72,14 +82,24 @@ pub(crate) struct VoteMirror {
 impl From<Vote> for VoteMirror {
     fn from(vote: Vote) -> Self {
         let leader = vote.leader_id;
-        Self { term: leader.term, node: leader.node_id, committed: vote.committed }
+        Self {
+            term: leader.term,
+            node: leader.node_id,
+            committed: vote.committed,
+        }
     }
 }
 
 impl From<VoteMirror> for Vote {
     fn from(mirror: VoteMirror) -> Self {
-        let leader_id = LeaderId { term: mirror.term, node_id: mirror.node };
-        Self { leader_id, committed: mirror.committed }
+        let leader_id = LeaderId {
+            term: mirror.term,
+            node_id: mirror.node,
+        };
+        Self {
+            leader_id,
+            committed: mirror.committed,
+        }
     }
 }
 
@@ -210,15 +230,31 @@ pub(crate) struct MemberMirror {
 
 impl From<Member> for MemberMirror {
     fn from(member: Member) -> Self {
-        let Member { name, raft_addr, http_addr } = member;
-        Self { name, raft_addr, http_addr }
+        let Member {
+            name,
+            raft_addr,
+            http_addr,
+        } = member;
+        Self {
+            name,
+            raft_addr,
+            http_addr,
+        }
     }
 }
 
 impl From<MemberMirror> for Member {
     fn from(mirror: MemberMirror) -> Self {
-        let MemberMirror { name, raft_addr, http_addr } = mirror;
-        Self { name, raft_addr, http_addr }
+        let MemberMirror {
+            name,
+            raft_addr,
+            http_addr,
+        } = mirror;
+        Self {
+            name,
+            raft_addr,
+            http_addr,
+        }
     }
 }
 

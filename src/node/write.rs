@@ -43,7 +43,13 @@ pub(crate) struct WriteQueue {
 impl WriteQueue {
     pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<QueuedWrite>) {
         let (queue, receiver) = mpsc::unbounded_channel();
-        (Self { queue, room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)) }, receiver)
+        (
+            Self {
+                queue,
+                room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
+            },
+            receiver,
+        )
     }
 
     /// Queues a write and waits for its answer. Refused at once if too much is queued already.
@@ -65,11 +71,15 @@ impl WriteQueue {
             _room: room,
         };
         if self.queue.send(queued).is_err() {
-            return Err(Some(Refusal::NotCommitted("this node is shutting down".to_owned())));
+            return Err(Some(Refusal::NotCommitted(
+                "this node is shutting down".to_owned(),
+            )));
         }
         match tokio::time::timeout(write.timeout, answer).await {
             Ok(Ok(written)) => written.map(|written| (written.reply, written.raft_index)),
-            Ok(Err(_)) => Err(Some(Refusal::Unknown("the node stopped meanwhile".to_owned()))),
+            Ok(Err(_)) => Err(Some(Refusal::Unknown(
+                "the node stopped meanwhile".to_owned(),
+            ))),
             Err(_) if withdraw(&claim) => {
                 let why = format!("it waited in the queue for {:?}", write.timeout);
                 Err(Some(Refusal::NotCommitted(why)))
@@ -135,30 +145,70 @@ fn fill(
 
 async fn run_group(inner: &Arc<Inner>, leader: LeaderId, group: Vec<QueuedWrite>) {
     inner.stages.add(Stage::Grouped, group.len() as u64);
-    let (requests, waiters): (Vec<_>, Vec<_>) = group
+    let (mut requests, mut waiters): (Vec<_>, Vec<_>) = group
         .into_iter()
-        .map(|write| (write.request, Waiter { done: write.done, _room: write._room }))
+        .map(|write| {
+            (
+                write.request,
+                Waiter {
+                    done: write.done,
+                    _room: write._room,
+                },
+            )
+        })
         .unzip();
+    while !requests.is_empty() {
+        let end = run_transaction(inner, leader, requests, &mut waiters).await;
+        requests = match end {
+            Ok(Some(mut end)) => {
+                let rest = std::mem::take(&mut end.rest);
+                let later = waiters.split_off(end.replies.len().min(waiters.len()));
+                // The replies of a refused transaction are none; all its waiters get the reason.
+                let now = match end.sql_commit {
+                    SqlCommit::Done => std::mem::replace(&mut waiters, later),
+                    SqlCommit::Refused => {
+                        waiters.extend(later);
+                        std::mem::take(&mut waiters)
+                    }
+                };
+                conclude(inner, leader, now, end);
+                rest
+            }
+            Ok(None) => return answer(waiters, || Err(None)),
+            Err(_) => {
+                let why = "the node is stopping";
+                return answer(waiters, || Err(Some(Refusal::Unknown(why.to_owned()))));
+            }
+        };
+    }
+}
+
+/// Has the owner run the requests, or as many of them as share a transaction. If the outcome becomes
+/// doubtful meanwhile the clients are told, but the flight goes on.
+async fn run_transaction(
+    inner: &Arc<Inner>,
+    leader: LeaderId,
+    requests: Vec<Request>,
+    waiters: &mut Vec<Waiter>,
+) -> Result<Option<GroupEnd>, oneshot::error::RecvError> {
     let (doubt, mut doubted) = watch::channel(None);
-    let ticket = Ticket { leader, doubt: Arc::new(doubt) };
+    let ticket = Ticket {
+        leader,
+        doubt: Arc::new(doubt),
+    };
     let (done, mut end) = oneshot::channel();
-    inner.owner.submit(Job::Group { requests, ticket, done });
-    let mut waiters = waiters;
-    let end = loop {
+    inner.owner.submit(Job::Group {
+        requests,
+        ticket,
+        done,
+    });
+    loop {
         tokio::select! {
-            end = &mut end => break end,
+            end = &mut end => return end,
             Ok(()) = doubted.changed() => {
                 let why = doubted.borrow_and_update().clone().unwrap_or_default();
-                answer(std::mem::take(&mut waiters), || Err(Some(Refusal::Unknown(why.clone()))));
+                answer(std::mem::take(waiters), || Err(Some(Refusal::Unknown(why.clone()))));
             }
-        }
-    };
-    match end {
-        Ok(Some(end)) => conclude(inner, leader, waiters, end),
-        Ok(None) => answer(waiters, || Err(None)),
-        Err(_) => {
-            let why = "the node is stopping";
-            answer(waiters, || Err(Some(Refusal::Unknown(why.to_owned()))));
         }
     }
 }
@@ -191,7 +241,10 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
             answer(waiters, || Err(Some(Refusal::Unknown(why.to_owned()))));
         }
         (_, Some(Discard::NotCommitted(why)), None) => {
-            tracing::debug!(why, "a group was not committed; its requests are routed again");
+            tracing::debug!(
+                why,
+                "a group was not committed; its requests are routed again"
+            );
             answer(waiters, || Err(None));
         }
         (_, Some(Discard::Unknown(why)), None) => {
@@ -229,20 +282,27 @@ fn answer_all(group: Vec<QueuedWrite>, answer: impl Fn() -> Result<Written, NotL
 }
 
 fn claim(state: &AtomicU8) -> bool {
-    state.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    state
+        .compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire)
+        .is_ok()
 }
 
 fn withdraw(state: &AtomicU8) -> bool {
-    state.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    state
+        .compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire)
+        .is_ok()
 }
 
 /// What a request holds in memory, roughly.
 fn weight(request: &Request) -> usize {
     let statements = request.statements.iter().map(|statement| {
-        let parameters = statement.parameters.iter().map(|parameter| match &parameter.value {
-            Value::Blob(bytes) | Value::Text(bytes) => 64 + bytes.len(),
-            _ => 64,
-        });
+        let parameters = statement
+            .parameters
+            .iter()
+            .map(|parameter| match &parameter.value {
+                Value::Blob(bytes) | Value::Text(bytes) => 64 + bytes.len(),
+                _ => 64,
+            });
         128 + statement.sql.len() + parameters.sum::<usize>()
     });
     256 + statements.sum::<usize>()
@@ -250,7 +310,11 @@ fn weight(request: &Request) -> usize {
 
 /// Builds the answer of the node that executed a request.
 pub(crate) fn served(reply: Reply, raft_index: Option<u64>, served_by: &str) -> Served {
-    Served { reply, raft_index, served_by: served_by.to_owned() }
+    Served {
+        reply,
+        raft_index,
+        served_by: served_by.to_owned(),
+    }
 }
 
 /// How long to sleep before a write is routed again when nobody leads.

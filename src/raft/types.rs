@@ -29,6 +29,10 @@ pub type Entry = openraft::alias::EntryOf<TypeConfig>;
 pub type Membership = openraft::Membership<u64, Member>;
 /// A membership and the id of the entry that brought it.
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+/// Up to where a snapshot goes, and the membership there.
+pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+/// A snapshot with content of type `S`.
+pub type Snapshot<S> = openraft::alias::SnapshotOf<TypeConfig, S>;
 
 /// What the application puts into an entry: an encoded delta, or nothing.
 ///

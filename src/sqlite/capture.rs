@@ -28,9 +28,20 @@ pub struct Captured<'a> {
     pub(super) page_count: PageCount,
     pub(super) hash_before: DatabaseHash,
     pub(super) hash_after: DatabaseHash,
+    pub(super) shim_main: ffi::File,
+    pub(super) source: &'a Source,
 }
 
 impl Captured<'_> {
+    /// Freezes the database as it is without the transaction, while that waits for its verdict.
+    ///
+    /// # Errors
+    ///
+    /// `Vfs`.
+    pub fn image(&self) -> Result<Image, Error> {
+        Image::freeze(self.shim_main, self.source, self.hash_before)
+    }
+
     /// The size of each image.
     #[must_use]
     pub const fn page_size(&self) -> PageSize {

@@ -42,18 +42,22 @@ impl Alive {
 }
 
 /// The files and the state that an image freezes.
+#[derive(Clone)]
 pub(super) struct Source {
     pub(super) main: Arc<File>,
     pub(super) wal: Arc<File>,
     pub(super) page_size: PageSize,
-    pub(super) page_count: PageCount,
-    pub(super) hash: DatabaseHash,
     pub(super) alive: Alive,
 }
 
 impl Image {
-    /// Freezes the current commit; on the owner's thread, between transactions.
-    pub(super) fn freeze(shim_main: ffi::File, source: Source) -> Result<Self, Error> {
+    /// Freezes the published commit, whose hash this is; on the owner's thread, and not while SQLite
+    /// publishes another one.
+    pub(super) fn freeze(
+        shim_main: ffi::File,
+        source: &Source,
+        hash: DatabaseHash,
+    ) -> Result<Self, Error> {
         let header = read_header(shim_main)?;
         let region = shim_main.region(0).map_err(failed("map the WAL-index"))?;
         let all_backfilled = region.word(BACKFILL_OFFSET) == header.frame_max;

@@ -84,6 +84,9 @@ impl Stamp {
 }
 
 impl Record {
+    /// The name of the record in the data directory.
+    pub const FILE_NAME: &'static str = FILE_NAME;
+
     /// Reads the record in a data directory; `None` if there is no database yet.
     ///
     /// # Errors
@@ -114,7 +117,11 @@ impl Record {
     }
 
     /// Makes the main file, the page hashes and then the record durable.
-    pub(super) fn save(
+    ///
+    /// # Errors
+    ///
+    /// `Io`.
+    pub fn save(
         lock: &StartLock,
         hashes: &mut PageHashes,
         applied: Position,

@@ -12,7 +12,7 @@ use super::inject::{Change, PageOrder, expect_hash};
 use super::page_hashes::PageHashes;
 use super::record::Record;
 use super::start_lock::StartLock;
-use crate::wal::{DatabaseHash, PageCount, PageHash};
+use crate::wal::{DatabaseHash, PageCount, PageHash, PageSize};
 
 /// A main file that is being brought up to date, under the start lock.
 pub struct Redo {
@@ -35,6 +35,20 @@ impl Redo {
             lock,
             hashes,
             expected: record.hash,
+        })
+    }
+
+    /// Deletes the WAL and starts from nothing: the next change is to bring every page.
+    ///
+    /// # Errors
+    ///
+    /// `Io`.
+    pub fn replace(lock: StartLock, page_size: PageSize) -> Result<Self, Error> {
+        lock.remove_wal()?;
+        Ok(Self {
+            lock,
+            hashes: PageHashes::new(page_size),
+            expected: DatabaseHash::default(),
         })
     }
 
