@@ -144,7 +144,11 @@ impl Trio {
         let asked = self.leader.decisions.asked() - before;
         assert!(asked <= 1, "one transaction is one question");
         let released = self.leader.decisions.take();
-        assert_eq!(released.len(), if committed { asked } else { 0 });
+        assert_eq!(
+            released.len(),
+            if committed { asked } else { 0 },
+            "{step:?}"
+        );
         for bytes in released {
             let delta = Delta::decode(bytes).unwrap();
             self.follower.inject(&delta).unwrap();
@@ -154,11 +158,13 @@ impl Trio {
 
     /// Runs a statement by itself. Returns whether it was committed.
     fn alone(&self, statement: &str, discard: bool) -> bool {
-        let leader = self.leader.sql().execute_batch(statement);
-        if discard && self.leader.decisions.asked() > 0 && leader.is_err() {
+        let asked = self.leader.decisions.asked();
+        let leader = run_to_end(self.leader.sql(), statement);
+        if discard && self.leader.decisions.asked() > asked {
+            assert!(leader.is_err(), "{statement}");
             return false;
         }
-        let plain = self.plain.execute_batch(statement);
+        let plain = run_to_end(&self.plain, statement);
         assert_eq!(
             leader.is_ok(),
             plain.is_ok(),
@@ -174,8 +180,8 @@ impl Trio {
             connection.execute_batch("BEGIN IMMEDIATE").unwrap();
         }
         for statement in statements {
-            let leader = self.leader.sql().execute_batch(statement);
-            let plain = self.plain.execute_batch(statement);
+            let leader = run_to_end(self.leader.sql(), statement);
+            let plain = run_to_end(&self.plain, statement);
             assert_eq!(
                 leader.is_ok(),
                 plain.is_ok(),
@@ -206,6 +212,14 @@ impl Trio {
             assert!(a == b, "page {number} differs");
         }
     }
+}
+
+/// Steps a statement through all its rows: `PRAGMA incremental_vacuum` works while it is stepped.
+fn run_to_end(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query(())?;
+    while rows.next()?.is_some() {}
+    Ok(())
 }
 
 fn integrity_check(connection: &Connection) {
