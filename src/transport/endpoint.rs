@@ -192,6 +192,7 @@ impl Inner {
             .max_incoming(limits::CONNECTIONS_ACCEPTED_MAX)
             .incoming_buffer_size(64 << 10);
         let socket = UdpSocket::bind(options.bind)?;
+        enlarge_buffers(&socket);
         let endpoint = quinn::Endpoint::new(
             endpoint_config(options),
             Some(server_config),
@@ -367,6 +368,16 @@ fn transport_config(
         .send_window(limits::SEND_WINDOW_BYTES)
         .datagram_receive_buffer_size(None);
     Ok(config)
+}
+
+/// The usual 208 KiB overflow while a large entry arrives and the runtime is busy, and every lost
+/// packet costs a retransmission. The operating system may give less than asked for (`rmem_max`,
+/// `wmem_max`) or nothing; QUIC works with any size.
+fn enlarge_buffers(socket: &UdpSocket) {
+    if let Ok(state) = quinn::udp::UdpSocketState::new(socket.into()) {
+        let _ = state.set_recv_buffer_size(socket.into(), limits::SOCKET_BUFFER_BYTES);
+        let _ = state.set_send_buffer_size(socket.into(), limits::SOCKET_BUFFER_BYTES);
+    }
 }
 
 /// A restarted node sends the same reset tokens as before, so its peers learn at the next packet

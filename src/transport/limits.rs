@@ -35,6 +35,9 @@ pub(super) const CONNECTION_WINDOW_BYTES: u32 =
 /// that the credit of the streams is what binds, not a sum that one stream could use up.
 pub(super) const SEND_WINDOW_BYTES: u64 = CONNECTION_WINDOW_BYTES as u64;
 
+/// What the socket's buffers are asked to hold, in bytes: one entry part of 2 MiB in a burst.
+pub(super) const SOCKET_BUFFER_BYTES: usize = 2 << 20;
+
 /// Requests of data and bulk priority in flight on one connection; more wait for their turn.
 pub(super) const DATA_REQUESTS_MAX: usize = 1024;
 
