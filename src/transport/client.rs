@@ -371,7 +371,7 @@ async fn dial(
             connection,
             identity,
             number: endpoint.dialed_count.fetch_add(1, Ordering::Relaxed),
-            long_streams: Arc::new(Semaphore::new(LONG_STREAMS_MAX)),
+            long_streams: Arc::new(Semaphore::new(LONG_STREAMS_MAX as usize)),
         }),
         Err(error) => {
             connection.close(EndCode::Refused.into(), error.to_string().as_bytes());

@@ -73,7 +73,7 @@ impl Endpoint {
     /// # Errors
     /// [`TransportError::Security`] for [`Security::Loopback`] on another address, else
     /// [`TransportError::Bind`].
-    pub fn bind(options: EndpointOptions) -> Result<Self, TransportError> {
+    pub fn bind(options: &EndpointOptions) -> Result<Self, TransportError> {
         let addr = options.bind;
         let loopback = addr.ip().to_canonical().is_loopback();
         if matches!(options.security, Security::Loopback) && !loopback {
@@ -160,10 +160,13 @@ pub(super) struct Inner {
     verified: bool,
     socket: Mutex<Option<quinn::Endpoint>>,
     registry: Mutex<Registry>,
-    links: Mutex<HashMap<(String, Option<u64>), Arc<Link>>>,
+    links: Mutex<Links>,
     request_kib: Arc<Semaphore>,
     complained: Mutex<Option<Instant>>,
 }
+
+/// The links by address and expected node.
+type Links = HashMap<(String, Option<u64>), Arc<Link>>;
 
 /// The local cluster and the accepted connections, under one lock: a connection is either
 /// registered before an assignment, and seen by it, or judged by the new identity.
@@ -174,12 +177,12 @@ struct Registry {
 }
 
 impl Inner {
-    fn open(options: EndpointOptions) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    fn open(options: &EndpointOptions) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         if options.node == 0 {
             return Err("zero is no node id".into());
         }
         let runtime = Handle::try_current()?;
-        let transport = Arc::new(transport_config(&options)?);
+        let transport = Arc::new(transport_config(options)?);
         let tls = Tls::new(&options.security, options.node)?;
         let mut client_config = quinn::ClientConfig::new(tls.client);
         client_config.transport_config(transport.clone());
@@ -189,8 +192,9 @@ impl Inner {
             .max_incoming(limits::CONNECTIONS_ACCEPTED_MAX)
             .incoming_buffer_size(64 << 10);
         let socket = UdpSocket::bind(options.bind)?;
+        enlarge_buffers(&socket);
         let endpoint = quinn::Endpoint::new(
-            endpoint_config(&options),
+            endpoint_config(options),
             Some(server_config),
             socket,
             Arc::new(quinn::TokioRuntime),
@@ -288,7 +292,8 @@ impl Inner {
         permit.ok().map(Some)
     }
 
-    /// Logs that the two sides do not agree to talk to each other, unless something was logged just now.
+    /// Logs that the two sides do not agree to talk to each other, unless something was logged
+    /// just now.
     pub(super) fn complain(&self, addr: &str, reason: &str) {
         let mut last = locked(&self.complained);
         if last.is_none_or(|last| last.elapsed() >= limits::COMPLAINT_INTERVAL) {
@@ -363,6 +368,16 @@ fn transport_config(
         .send_window(limits::SEND_WINDOW_BYTES)
         .datagram_receive_buffer_size(None);
     Ok(config)
+}
+
+/// The usual 208 KiB overflow while a large entry arrives and the runtime is busy, and every lost
+/// packet costs a retransmission. The operating system may give less than asked for (`rmem_max`,
+/// `wmem_max`) or nothing; QUIC works with any size.
+fn enlarge_buffers(socket: &UdpSocket) {
+    if let Ok(state) = quinn::udp::UdpSocketState::new(socket.into()) {
+        let _ = state.set_recv_buffer_size(socket.into(), limits::SOCKET_BUFFER_BYTES);
+        let _ = state.set_send_buffer_size(socket.into(), limits::SOCKET_BUFFER_BYTES);
+    }
 }
 
 /// A restarted node sends the same reset tokens as before, so its peers learn at the next packet

@@ -20,20 +20,23 @@ pub(super) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
 /// Long-lived streams that one connection may carry: an append stream and a snapshot, with the old
 /// ones that have not ended yet.
-pub(super) const LONG_STREAMS_MAX: usize = 16;
+pub(super) const LONG_STREAMS_MAX: u32 = 16;
 
 /// What the accepting side allows: twice as many, for it learns later that a stream has ended.
-pub(super) const LONG_STREAMS_ACCEPTED_MAX: usize = 2 * LONG_STREAMS_MAX;
+pub(super) const LONG_STREAMS_ACCEPTED_MAX: u32 = 2 * LONG_STREAMS_MAX;
 
 /// How many unread bytes one connection may hold. Requests are read as they arrive, so only
 /// long-lived streams can stand still: 32 of them hold 32 x 4 MiB = 128 MiB and leave 64 MiB, so
 /// a bulk stream that nobody reads never takes the credit that control requests need.
 pub(super) const CONNECTION_WINDOW_BYTES: u32 =
-    LONG_STREAMS_ACCEPTED_MAX as u32 * STREAM_WINDOW_BYTES + (64 << 20);
+    LONG_STREAMS_ACCEPTED_MAX * STREAM_WINDOW_BYTES + (64 << 20);
 
 /// How many unacknowledged bytes one connection may send: as much as the other side can hold, so
 /// that the credit of the streams is what binds, not a sum that one stream could use up.
 pub(super) const SEND_WINDOW_BYTES: u64 = CONNECTION_WINDOW_BYTES as u64;
+
+/// What the socket's buffers are asked to hold, in bytes: one entry part of 2 MiB in a burst.
+pub(super) const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 
 /// Requests of data and bulk priority in flight on one connection; more wait for their turn.
 pub(super) const DATA_REQUESTS_MAX: usize = 1024;

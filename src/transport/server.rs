@@ -137,7 +137,7 @@ impl Session {
 
     /// Serves streams until the connection ends; what is still running then is dropped.
     async fn serve(&self, connection: &quinn::Connection, peer: PeerIdentity, addr: &Arc<str>) {
-        let long_streams = Arc::new(Semaphore::new(LONG_STREAMS_ACCEPTED_MAX));
+        let long_streams = Arc::new(Semaphore::new(LONG_STREAMS_ACCEPTED_MAX as usize));
         let mut tasks = JoinSet::new();
         loop {
             tokio::select! {

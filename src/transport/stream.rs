@@ -128,7 +128,7 @@ impl FrameWriter {
         let stopped = self.stream.stopped();
         async move {
             if matches!(stopped.await, Ok(None)) {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }
