@@ -37,6 +37,9 @@ pub enum Error {
     /// Raft stopped.
     #[error("Raft: {0}")]
     Raft(String),
+    /// A connection could not be set up.
+    #[error(transparent)]
+    Setup(#[from] sqlite::SetupError),
     /// The database could not be opened or has failed.
     #[error(transparent)]
     Sqlite(#[from] sqlite::Error),

@@ -14,7 +14,7 @@ use super::frontier::Frontier;
 use super::image::Held;
 use super::proposer::{Proposer, Ticket};
 use super::stages::{Stage, Stages};
-use crate::sqlite::{Captured, Gate, Image, Verdict};
+use crate::sqlite::{self, Captured, Gate, Image, Verdict};
 use crate::wal::{
     ClusterId, DatabaseHash, DeltaHeader, DeltaWriter, Encoding, PageNumber, Part, Position,
 };
@@ -198,11 +198,17 @@ impl Desk {
     }
 
     /// Answers all who asked for an image with the database as published now.
-    pub(crate) fn serve_holds(&self, image: impl Fn() -> Image) {
+    pub(crate) fn serve_holds(&self, image: impl Fn() -> Result<Image, sqlite::Error>) {
         let holds = std::mem::take(&mut self.lock().holds);
         for done in holds {
             // Whoever asked may have given up.
-            let _ = done.send(Some(Held::new(image(), self.frontier.state())));
+            let _ = done.send(match image() {
+                Ok(image) => Some(Held::new(image, self.frontier.state())),
+                Err(error) => {
+                    tracing::error!(%error, "the database cannot be frozen");
+                    None
+                }
+            });
         }
     }
 

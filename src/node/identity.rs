@@ -138,8 +138,9 @@ impl Identity {
 /// A random number that is not zero.
 pub(crate) fn random_u64() -> Result<u64, Error> {
     loop {
-        let number =
-            getrandom::u64().map_err(|error| Error::io("draw a random number")(error.into()))?;
+        let number = getrandom::u64().map_err(|error| {
+            Error::io("draw a random number")(io::Error::other(error.to_string()))
+        })?;
         if number != 0 {
             return Ok(number);
         }

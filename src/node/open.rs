@@ -365,7 +365,7 @@ fn bind(options: &NodeOptions, identity: &Identity) -> Result<Endpoint, Error> {
         None if options.insecure_cluster => Security::Insecure,
         None => Security::Loopback,
     };
-    Ok(Endpoint::bind(EndpointOptions {
+    Ok(Endpoint::bind(&EndpointOptions {
         bind: resolve(&options.raft_addr)?,
         security,
         node: identity.raft_id,

@@ -201,6 +201,13 @@ struct Open {
     installed: Option<PathBuf>,
 }
 
+impl Open {
+    /// Bytes of the WAL in use. Unreadable shared memory shows at the next commit, as a failure.
+    fn wal_bytes(&self) -> u64 {
+        self.database.wal_bytes().unwrap_or(0)
+    }
+}
+
 /// When to try a checkpoint again.
 #[derive(Default)]
 struct Pace {
@@ -269,7 +276,8 @@ impl OwnerThread {
         let gate = Box::new(QuorumGate(Arc::clone(&self.context.desk)));
         let database = Database::open(self.context.database, lock, hashes, gate)?;
         let writer = Writer::new(database.connection(), &self.context.writer)?;
-        let readers = Readers::open(self.context.readers.clone())?;
+        let readers = Readers::open(self.context.readers.clone());
+        let readers = readers.map_err(Error::io("start the read threads"))?;
         if self.context.readers_slot.set(readers).is_err() {
             unreachable!("the database is opened once");
         }
@@ -291,7 +299,7 @@ impl OwnerThread {
         let landed = self.context.desk.close();
         let rest = match end.sql_commit {
             SqlCommit::Done => requests.split_off(end.replies.len().min(requests.len())),
-            SqlCommit::Refused => Vec::new(),
+            SqlCommit::Refused { .. } => Vec::new(),
         };
         Some(GroupEnd {
             replies: end.replies,
@@ -406,7 +414,7 @@ impl OwnerThread {
         let State::Open(open) = &self.state else {
             return;
         };
-        let wal_bytes = open.database.wal_bytes();
+        let wal_bytes = open.wal_bytes();
         if wal_bytes < threshold {
             return;
         }
@@ -425,7 +433,7 @@ impl OwnerThread {
     fn checkpoint_when_idle(&mut self) {
         let settled = self.context.desk.frontier.state().fence.settled();
         let behind = settled != self.checkpoint.applied;
-        let used = matches!(&self.state, State::Open(open) if open.database.wal_bytes() > 0);
+        let used = matches!(&self.state, State::Open(open) if open.wal_bytes() > 0);
         if used && behind {
             self.try_checkpoint(SHORT_WAIT);
         }
@@ -497,7 +505,7 @@ impl OwnerThread {
     fn publish_extent(&self) {
         if let State::Open(open) = &self.state {
             self.context.extent.send_replace(Extent {
-                wal_bytes: open.database.wal_bytes(),
+                wal_bytes: open.wal_bytes(),
                 page_count: open.database.page_count().0,
                 page_size: open.database.page_size().bytes(),
                 hash: open.database.hash().0,

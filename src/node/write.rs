@@ -166,7 +166,7 @@ async fn run_group(inner: &Arc<Inner>, leader: LeaderId, group: Vec<QueuedWrite>
                 // The replies of a refused transaction are none; all its waiters get the reason.
                 let now = match end.sql_commit {
                     SqlCommit::Done => std::mem::replace(&mut waiters, later),
-                    SqlCommit::Refused => {
+                    SqlCommit::Refused { .. } => {
                         waiters.extend(later);
                         std::mem::take(&mut waiters)
                     }
@@ -250,7 +250,7 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
         (_, Some(Discard::Unknown(why)), None) => {
             answer(waiters, || Err(Some(Refusal::Unknown(why.clone()))));
         }
-        (SqlCommit::Refused, None, _) => {
+        (SqlCommit::Refused { .. }, None, _) => {
             let why = "SQLite rolled the group back";
             answer(waiters, || Err(Some(Refusal::NotCommitted(why.to_owned()))));
         }

@@ -10,7 +10,9 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::error::Error;
 use super::ffi::{self, ResultCode};
+use super::image::{Image, Source};
 use crate::wal::format::{FRAME_HEADER_BYTES, WAL_HEADER_BYTES, frame_bytes, frame_offset};
 use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
 
@@ -26,6 +28,7 @@ pub struct Captured<'a> {
     pub(super) frames: &'a Frames,
     pub(super) last: &'a LastImages,
     pub(super) page_count: PageCount,
+    pub(super) count_before: PageCount,
     pub(super) hash_before: DatabaseHash,
     pub(super) hash_after: DatabaseHash,
     pub(super) shim_main: ffi::File,
@@ -39,7 +42,12 @@ impl Captured<'_> {
     ///
     /// `Vfs`.
     pub fn image(&self) -> Result<Image, Error> {
-        Image::freeze(self.shim_main, self.source, self.hash_before)
+        Image::freeze(
+            self.shim_main,
+            self.source,
+            self.count_before,
+            self.hash_before,
+        )
     }
 
     /// The size of each image.

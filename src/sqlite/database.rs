@@ -66,8 +66,6 @@ pub struct Database {
     // descriptor in the lock outlives the locks of the connection.
     connection: Connection,
     shim: vfs::Handle,
-    images: Alive,
-    wal: Arc<std::fs::File>,
     lock: StartLock,
     page_size: PageSize,
 }
@@ -106,12 +104,16 @@ impl Database {
         configure(&connection, &lock)?;
         check_pages(&connection, &lock, page_size, page_count)?;
         let wal = Arc::new(open_wal(lock.wal_path())?);
-        shim.with_owner(|owner| owner.wal_space = Some(Arc::clone(&wal)));
+        let source = Source {
+            main: Arc::clone(lock.file()),
+            wal,
+            page_size,
+            alive: Alive::default(),
+        };
+        shim.with_owner(|owner| owner.source = Some(source));
         Ok(Self {
             connection,
             shim,
-            images: Alive::default(),
-            wal,
             lock,
             page_size,
         })
@@ -132,7 +134,7 @@ impl Database {
     ///
     /// `HashMismatch`, `Change` and `Delta` leave the database as it was, and usable; after `Io` and
     /// `Vfs` it must be closed and redone. `InTransaction` if the writing connection is at work.
-    pub fn inject(&mut self, change: Change<'_>) -> Result<(), Error> {
+    pub fn inject(&mut self, change: Change<'_, '_>) -> Result<(), Error> {
         self.expect_rest()?;
         inject::inject(&self.shim, change)
     }
@@ -168,7 +170,7 @@ impl Database {
     /// `Sqlite`, `Vfs`; `InTransaction`.
     pub fn checkpoint(&mut self, kind: Checkpoint) -> Result<Backfill, Error> {
         self.expect_rest()?;
-        if self.images.any() {
+        if self.with_source(|source| source.alive.any()) {
             let now = Backfill::now(self.shim.main)?;
             return Ok(Backfill {
                 complete: false,
@@ -215,17 +217,19 @@ impl Database {
     /// # Errors
     ///
     /// `Vfs`; `InTransaction`.
-    pub fn image(&mut self) -> Result<Image, Error> {
+    pub fn image(&self) -> Result<Image, Error> {
         self.expect_rest()?;
-        let source = Source {
-            main: Arc::clone(self.lock.file()),
-            wal: Arc::clone(&self.wal),
-            page_size: self.page_size,
-            page_count: self.page_count(),
-            hash: self.hash(),
-            alive: self.images.clone(),
-        };
-        Image::freeze(self.shim.main, source)
+        let (page_count, hash) = (self.page_count(), self.hash());
+        self.with_source(|source| Image::freeze(self.shim.main, source, page_count, hash))
+    }
+
+    fn with_source<T>(&self, f: impl FnOnce(&Source) -> T) -> T {
+        self.shim.with_owner(|owner| {
+            f(owner
+                .source
+                .as_ref()
+                .expect("set when the database was opened"))
+        })
     }
 
     /// Closes the writing connection. The WAL stays; the next start makes nothing of it.

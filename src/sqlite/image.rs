@@ -51,11 +51,12 @@ pub(super) struct Source {
 }
 
 impl Image {
-    /// Freezes the published commit, whose hash this is; on the owner's thread, and not while SQLite
+    /// Freezes the published commit, whose size and hash these are; on the owner's thread, and not while SQLite
     /// publishes another one.
     pub(super) fn freeze(
         shim_main: ffi::File,
         source: &Source,
+        page_count: PageCount,
         hash: DatabaseHash,
     ) -> Result<Self, Error> {
         let header = read_header(shim_main)?;
@@ -67,13 +68,13 @@ impl Image {
             frames_of_pages(shim_main, header.frame_max)?
         };
         Ok(Self {
-            main: source.main,
-            wal: source.wal,
+            main: Arc::clone(&source.main),
+            wal: Arc::clone(&source.wal),
             frames,
             page_size: source.page_size,
-            page_count: source.page_count,
-            hash: source.hash,
-            _alive: source.alive,
+            page_count,
+            hash,
+            _alive: source.alive.clone(),
         })
     }
 

@@ -26,10 +26,10 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const WAL_HEADER_BYTES: usize = crate::wal::format::WAL_HEADER_BYTES;
 
 /// Pages, or why they cannot be read.
-pub type Pages<'a> = dyn Iterator<Item = Result<(PageNumber, Cow<'a, [u8]>), Error>> + 'a;
+pub type Pages<'a, 'p> = dyn Iterator<Item = Result<(PageNumber, Cow<'p, [u8]>), Error>> + 'a;
 
 /// A change to the whole database: what a transaction did elsewhere.
-pub struct Change<'a> {
+pub struct Change<'a, 'p> {
     /// How many pages the database has afterwards.
     pub page_count: PageCount,
     /// The hash of the database it was made on.
@@ -37,11 +37,11 @@ pub struct Change<'a> {
     /// The hash of the database afterwards.
     pub hash_after: DatabaseHash,
     /// The pages, ascending, at least one; all those by which the database grows are among them.
-    pub pages: &'a mut Pages<'a>,
+    pub pages: &'a mut Pages<'a, 'p>,
 }
 
 /// Injects a change. On an error nothing is published.
-pub(super) fn inject(shim: &Shim, change: Change<'_>) -> Result<(), Error> {
+pub(super) fn inject(shim: &Shim, change: Change<'_, '_>) -> Result<(), Error> {
     let (page_size, found, old_count) = shim.with_owner(|owner| {
         let hashes = &owner.hashes;
         (hashes.page_size(), hashes.sum(), hashes.page_count())

@@ -58,7 +58,7 @@ impl Redo {
     /// # Errors
     ///
     /// `HashMismatch` if it does not continue the state reached; `Change`; `Delta`; `Io`.
-    pub fn apply(&mut self, change: Change<'_>) -> Result<(), Error> {
+    pub fn apply(&mut self, change: Change<'_, '_>) -> Result<(), Error> {
         expect_hash(change.hash_before, self.expected)?;
         let page_size = self.hashes.page_size();
         let mut order = PageOrder::new(page_size, self.hashes.page_count(), change.page_count);

@@ -16,11 +16,10 @@
 //! aborts: SQLite would roll back what the cluster has committed.
 
 use std::cell::{Cell, RefCell};
-use std::fs::File;
-use std::sync::Arc;
 
 use super::capture::{Captured, CommitFrame, Frames, LastImages};
 use super::ffi::{self, Lock, ResultCode};
+use super::image::Source;
 use super::page_hashes::PageHashes;
 use crate::wal::format::{frame_bytes, frame_offset};
 use crate::wal::{PageHash, PageSize, index};
@@ -59,8 +58,8 @@ pub(super) struct Owner {
     pub(super) frames: Frames,
     pub(super) hashes: PageHashes,
     pub(super) gate: Box<dyn Gate>,
-    /// The WAL again, to reserve space in it.
-    pub(super) wal_space: Option<Arc<File>>,
+    /// The files again: to reserve space in the WAL, and to freeze images.
+    pub(super) source: Option<Source>,
     reserved: u64,
 }
 
@@ -70,7 +69,7 @@ impl Owner {
             frames,
             hashes,
             gate,
-            wal_space: None,
+            source: None,
             reserved: 0,
         }
     }
@@ -155,16 +154,21 @@ impl Shim {
         };
         let wal = self.wal.get().ok_or(ResultCode::IOERR_FSYNC)?;
         let last = owner.frames.last_images(commit);
-        let verdict = self.prepare(owner, commit, &last).map(|hashes| {
+        let prepared = self.prepare(owner, commit, &last);
+        let source = owner.source.as_ref().ok_or(ResultCode::IOERR_FSYNC)?;
+        let verdict = prepared.map(|hashes| {
             let captured = Captured {
                 frames: &owner.frames,
                 last: &last,
                 page_count: commit.page_count,
+                count_before: owner.hashes.page_count(),
                 hash_before: owner.hashes.sum(),
                 hash_after: owner.hashes.preview(
                     commit.page_count,
                     last.pages.iter().copied().zip(hashes.iter().copied()),
                 ),
+                shim_main: self.main,
+                source,
             };
             (owner.gate.commit(&captured), hashes)
         });
@@ -279,7 +283,7 @@ fn reserve(owner: &mut Owner, wal_bytes: u64) -> Result<(), ResultCode> {
     if wal_bytes <= owner.reserved {
         return Ok(());
     }
-    let Some(wal) = &owner.wal_space else {
+    let Some(Source { wal, .. }) = &owner.source else {
         return Err(ResultCode::FULL);
     };
     let length = (wal_bytes - owner.reserved).max(RESERVE_BYTES);

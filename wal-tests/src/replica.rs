@@ -222,7 +222,7 @@ pub fn reader(path: &Path) -> Connection {
 }
 
 /// Hands a delta over in the form of a change.
-pub fn with_change<T>(delta: &Delta, f: impl FnOnce(Change<'_>) -> T) -> T {
+pub fn with_change<T>(delta: &Delta, f: impl FnOnce(Change<'_, '_>) -> T) -> T {
     let header = delta.header();
     let mut pages = delta.pages().map(|page| page.map_err(Error::from));
     f(Change {

@@ -443,7 +443,7 @@ fn an_image_stays_as_it_was_and_keeps_checkpoints_away() {
 fn inject_wrong(
     follower: &mut Replica,
     delta: &Delta,
-    wrong: impl FnOnce(&mut Change<'_>),
+    wrong: impl FnOnce(&mut Change<'_, '_>),
 ) -> Result<(), Error> {
     with_change(delta, |mut change| {
         wrong(&mut change);

@@ -203,6 +203,12 @@ impl Log {
         plan.read()
     }
 
+    /// The first index of the log's last `bytes` bytes of entries: purging below it keeps a tail of
+    /// that size.
+    pub fn index_of_tail(&self, bytes: u64) -> u64 {
+        self.shared.lock().table.index_of_tail(bytes)
+    }
+
     /// Bytes of all segments on disk.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes.load(std::sync::atomic::Ordering::Relaxed)

@@ -202,6 +202,19 @@ impl Table {
 
     /// The last entry of each leader between two indices, both inclusive. (openraft's interface
     /// speaks of the first ones; its own implementation, and its use of them, mean the last.)
+    pub(super) fn index_of_tail(&self, bytes: u64) -> u64 {
+        let mut left = bytes;
+        let mut index = self.base + self.rows.len() as u64;
+        for row in self.rows.iter().rev() {
+            let Some(rest) = left.checked_sub(u64::from(row.bytes)) else {
+                break;
+            };
+            left = rest;
+            index -= 1;
+        }
+        index
+    }
+
     pub(super) fn key_log_ids(&self, first: u64, last: u64) -> Vec<LogId> {
         let mut keys: Vec<LogId> = Vec::new();
         for log_id in (first..=last).map_while(|index| self.log_id(index)) {
