@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::duration;
+use wallaby::http::duration;
 
 /// The whole command line.
 #[derive(clap::Parser)]
@@ -97,16 +97,16 @@ pub(crate) struct ServeFlags {
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub(crate) db_max_ro_conns: usize,
     /// How long to wait at start for another process that has the database open.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = span)]
     pub(crate) db_open_wait: Duration,
     /// Bytes of the largest HTTP body that is read.
     #[arg(long, value_name = "BYTES", default_value_t = 32 << 20)]
     pub(crate) http_max_body: usize,
     /// Interval of the leader's heartbeats (default: 90ms).
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = span)]
     pub(crate) raft_heartbeat_timeout: Option<Duration>,
     /// How long a follower waits at least before it stands for election (default: 250ms).
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = span)]
     pub(crate) raft_election_timeout: Option<Duration>,
     /// Bytes of pages that one transaction may change; a larger one is rolled back with an error.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
@@ -126,6 +126,12 @@ pub(crate) struct ServeFlags {
     /// Where the node keeps everything; made if it does not exist.
     #[arg(value_name = "DATA-DIRECTORY")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// A duration as Go writes it.
+fn span(text: &str) -> Result<Duration, String> {
+    let malformed = || format!("`{text}` is not a duration such as 300ms, 1.5s or 2m30s");
+    duration::parse(text).ok_or_else(malformed)
 }
 
 /// A boolean in any of the forms that Go's flag package takes.

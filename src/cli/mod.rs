@@ -6,7 +6,6 @@
 mod arguments;
 mod config;
 mod demo;
-mod duration;
 mod flags;
 mod join;
 mod keygen;

@@ -3,7 +3,11 @@
 use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+
+use wallaby::http::HttpOptions;
+use wallaby::node::Node;
 
 use crate::cli::config::ServeConfig;
 use crate::cli::join::{self, JoinError};
@@ -23,6 +27,9 @@ pub(crate) enum ServeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The node cannot open or close.
+    #[error(transparent)]
+    Node(#[from] wallaby::node::Error),
     /// The parent that was to be watched is not the parent, or not any more.
     #[error("the parent process {0} has ended")]
     ParentEnded(u32),
@@ -81,23 +88,37 @@ async fn serve(config: ServeConfig) -> Result<(), ServeError> {
         raft_addr = config.node.raft_addr,
         "starting"
     );
-    stop_signal().await?;
+    let node = Node::open(config.node, Handle::current()).await?;
+    let options = HttpOptions {
+        body_bytes_max: config.http_body_bytes_max,
+        ..HttpOptions::default()
+    };
+    let stop = stop_signal()?;
+    let served = wallaby::http::serve(node.clone(), listener, options, stop).await;
+    // Also when HTTP failed: what the node has in flight is finished, not cut off.
+    node.close().await?;
+    served.map_err(|source| ServeError::System {
+        what: "HTTP server",
+        source,
+    })?;
+    tracing::info!("stopped");
     Ok(())
 }
 
-/// Returns when the process is asked to stop.
-async fn stop_signal() -> Result<(), ServeError> {
+/// Ready when the process is asked to stop.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, ServeError> {
     let failed = |source| ServeError::System {
         what: "signal handler",
         source,
     };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
-        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+            _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+        }
+    })
 }
 
 /// Has the kernel kill this process when its parent ends, so that a demo or a test that is killed

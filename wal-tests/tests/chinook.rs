@@ -118,8 +118,9 @@ const QUESTIONS: [&str; 6] = [
     "SELECT Artist.Name, count(*) FROM Artist JOIN Album USING (ArtistId) GROUP BY ArtistId \
      HAVING count(*) > 5 ORDER BY 2 DESC, 1",
     "WITH RECURSIVE chain(id, depth) AS (SELECT EmployeeId, 0 FROM Employee \
-     WHERE ReportsTo IS NULL UNION ALL SELECT EmployeeId, depth + 1 FROM Employee JOIN chain ON ReportsTo = id) \
-     SELECT LastName, depth FROM chain JOIN Employee ON EmployeeId = id ORDER BY depth, LastName",
+     WHERE ReportsTo IS NULL UNION ALL SELECT EmployeeId, depth + 1 FROM Employee \
+     JOIN chain ON ReportsTo = id) SELECT LastName, depth \
+     FROM chain JOIN Employee ON EmployeeId = id ORDER BY depth, LastName",
     "SELECT Name, rank() OVER (PARTITION BY GenreId ORDER BY Milliseconds DESC, TrackId) AS place \
      FROM Track ORDER BY place, TrackId LIMIT 40",
     "SELECT Name FROM Track WHERE Name LIKE '%\u{e7}%' OR Name GLOB '*[0-9]*' ORDER BY TrackId",

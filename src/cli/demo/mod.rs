@@ -292,8 +292,9 @@ const QUESTIONS: [(&str, &str); 2] = [
     (
         "Which artists earned most?",
         "SELECT Artist.Name, printf('%.2f', sum(InvoiceLine.UnitPrice * Quantity)) \
-         FROM InvoiceLine JOIN Track USING (TrackId) JOIN Album USING (AlbumId) JOIN Artist USING (ArtistId) \
-         GROUP BY ArtistId ORDER BY 0 + sum(InvoiceLine.UnitPrice * Quantity) DESC LIMIT 3",
+         FROM InvoiceLine JOIN Track USING (TrackId) JOIN Album USING (AlbumId) \
+         JOIN Artist USING (ArtistId) GROUP BY ArtistId \
+         ORDER BY 0 + sum(InvoiceLine.UnitPrice * Quantity) DESC LIMIT 3",
     ),
     (
         "How many tracks, invoices, customers?",
