@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use wallaby::http::HttpOptions;
@@ -88,7 +87,7 @@ async fn serve(config: ServeConfig) -> Result<(), ServeError> {
         raft_addr = config.node.raft_addr,
         "starting"
     );
-    let node = Node::open(config.node, Handle::current()).await?;
+    let node = Node::open(config.node).await?;
     let options = HttpOptions {
         body_bytes_max: config.http_body_bytes_max,
         ..HttpOptions::default()
@@ -96,7 +95,7 @@ async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     let stop = stop_signal()?;
     let served = wallaby::http::serve(node.clone(), listener, options, stop).await;
     // Also when HTTP failed: what the node has in flight is finished, not cut off.
-    node.close().await?;
+    node.close().await;
     served.map_err(|source| ServeError::System {
         what: "HTTP server",
         source,

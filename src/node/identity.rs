@@ -16,6 +16,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, REBUILD};
@@ -152,7 +153,9 @@ pub(crate) fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), 
     let path = dir.join(name);
     let aside: PathBuf = dir.join(format!("{name}.tmp"));
     let write = || -> io::Result<()> {
-        let mut file = File::create(&aside)?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&aside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&aside, &path)?;

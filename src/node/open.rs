@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::{oneshot, watch};
@@ -63,12 +63,18 @@ impl Node {
             .enable_all()
             .build()
             .map_err(Error::io("start the Raft runtime"))?;
-        let handle = runtime.handle().clone();
-        let shell = handle.spawn(start(options, runtime));
-        let shell = shell
-            .await
-            .map_err(|error| Error::Raft(error.to_string()))??;
-        Ok(Self { shell })
+        let shell = runtime.spawn(start(options)).await;
+        match shell.map_err(|error| Error::Raft(error.to_string())).flatten() {
+            Ok(shell) => {
+                *lock(&shell.runtime) = Some(runtime);
+                Ok(Self { shell })
+            }
+            Err(error) => {
+                // Dropping it here would wait for its threads on one of ours.
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
     }
 
     /// Stops: hands over nothing that was acknowledged to anybody, checkpoints, and closes all files.
@@ -78,11 +84,7 @@ impl Node {
             inner.close().await;
         }
         shell.endpoint.close().await;
-        let runtime = shell
-            .runtime
-            .lock()
-            .ok()
-            .and_then(|mut runtime| runtime.take());
+        let runtime = lock(&shell.runtime).take();
         if let Some(runtime) = runtime {
             runtime.shutdown_background();
         }
@@ -90,10 +92,7 @@ impl Node {
 }
 
 /// Runs on the Raft runtime, so that everything it spawns does.
-async fn start(
-    options: NodeOptions,
-    runtime: tokio::runtime::Runtime,
-) -> Result<Arc<Shell>, Error> {
+async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let name = options.name.as_deref();
     let identity =
         Identity::load_or_create(&options.data_dir, name, options.advertised_raft_addr())?;
@@ -128,7 +127,7 @@ async fn start(
         health: Arc::clone(&health),
         endpoint: endpoint.clone(),
         inner: OnceLock::new(),
-        runtime: std::sync::Mutex::new(Some(runtime)),
+        runtime: Mutex::new(None),
     });
     let alone = options.join.is_empty();
     let assembly = Assembly {
@@ -403,10 +402,14 @@ fn create_dir(options: &NodeOptions) -> Result<(), Error> {
     )))
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 const RAFT_THREADS: usize = 2;
 /// Beyond this, clients are told to come back.
 const READS_WAITING_MAX: usize = 16 << 10;
 /// A busy machine may not run us for this long; dropping the connection would cost more.
 const IDLE_MIN: std::time::Duration = std::time::Duration::from_millis(800);
 /// Short first, because most interruptions are restarts on the same machine.
-const RECONNECT_BACKOFF: &str = "50ms * 2 .. 1s";
+const RECONNECT_BACKOFF: &str = "50ms 100ms ...1s";

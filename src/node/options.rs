@@ -99,22 +99,22 @@ impl NodeOptions {
 }
 
 /// Read threads: SQLite reads are short, and more threads than cores only add switches.
-pub const READERS: usize = 4;
+pub(super) const READERS: usize = 4;
 
 /// 4 MiB: about a thousand pages, checkpointed within milliseconds.
-pub const CHECKPOINT_WAL_BYTES: u64 = 4 << 20;
+pub(super) const CHECKPOINT_WAL_BYTES: u64 = 4 << 20;
 
 /// 2 MiB: bounds the flush that a heartbeat acknowledgement may have to wait for.
-pub const ENTRY_BYTES_MAX: usize = 2 << 20;
+pub(super) const ENTRY_BYTES_MAX: usize = 2 << 20;
 
 /// 4 GiB for one transaction.
-pub const TRANSACTION_BYTES_MAX: u64 = 4 << 30;
+pub(super) const TRANSACTION_BYTES_MAX: u64 = 4 << 30;
 
 /// 64 MiB of page images in memory.
-pub const SPOOL_BYTES_MAX: u64 = 64 << 20;
+pub(super) const SPOOL_BYTES_MAX: u64 = 64 << 20;
 
 /// 256 MiB: four segments.
-pub const LOG_TAIL_BYTES: u64 = 256 << 20;
+pub(super) const LOG_TAIL_BYTES: u64 = 256 << 20;
 
 /// See design: fail-over is the lease plus one random election time-out.
 const HEARTBEAT: Duration = Duration::from_millis(90);
