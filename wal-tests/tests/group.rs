@@ -298,6 +298,26 @@ fn after_a_second_kill_the_requests_before_it_are_committed_and_the_rest_runs_ne
 }
 
 #[test]
+fn what_a_text_did_before_its_killing_statement_stands_as_if_it_ran_alone() {
+    let mut fixture = killable();
+    let kill = "INSERT OR ROLLBACK INTO foo(name) VALUES ('taken')";
+    let replies = fixture.run(&[
+        execute(&["INSERT INTO foo VALUES (2, 'b')"]),
+        execute(&[
+            &format!("INSERT INTO foo VALUES (3, 'c'); {kill}; INSERT INTO foo VALUES (4, 'd')"),
+            "INSERT INTO foo VALUES (5, 'e')",
+        ]),
+        execute(&[&format!(
+            "INSERT INTO foo VALUES (6, 'f'); BEGIN; INSERT INTO foo VALUES (7, 'g'); {kill}; COMMIT"
+        )]),
+    ]);
+    let error = failed("UNIQUE constraint failed: foo.name");
+    assert_eq!(answers(&replies[1]), [error.clone(), written(5, 1)]);
+    assert_eq!(answers(&replies[2]), [error]);
+    assert_eq!(fixture.committed("SELECT id FROM foo"), [1, 2, 3, 5, 6]);
+}
+
+#[test]
 fn a_request_full_of_killers_is_answered_statement_by_statement() {
     let mut fixture = killable();
     let kill = "INSERT OR ROLLBACK INTO foo(name) VALUES ('taken')";
