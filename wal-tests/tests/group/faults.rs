@@ -1,5 +1,4 @@
 //! Groups whose commit is refused, or whose disk fails: on a VFS that fails where it is told to.
-#![allow(unsafe_code)]
 
 use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int, c_void};

@@ -1,7 +1,5 @@
 //! Random requests in groups against the same requests one after the other on plain SQLite: same
-//! answers, same content. Replay with `WAL_SEED=n cargo test -p wal-tests --test group_random`.
-#![allow(unsafe_code)]
-
+//! answers, same content. Replay with `WAL_SEED=n cargo test -p wal-tests --test group`.
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use wallaby::sqlite::{
@@ -350,9 +348,7 @@ fn random_groups_give_the_answers_and_the_content_of_single_requests_on_plain_sq
         return;
     }
     let first = u64::from(getrandom::u32().unwrap());
-    println!(
-        "seeds {first}..; replay one with WAL_SEED=n cargo test -p wal-tests --test group_random"
-    );
+    println!("seeds {first}..; replay one with WAL_SEED=n cargo test -p wal-tests --test group");
     let split_runs: u32 = (first..first + 60).map(run_seed).sum();
     assert!(
         split_runs > 0,
