@@ -20,16 +20,13 @@ pub(crate) struct Counters {
 #[derive(Debug)]
 pub(crate) struct CounterTracker {
     now: Counters,
-    seen_changes: u64,
 }
 
 impl CounterTracker {
     /// Both counters begin at zero, whatever the connection did before.
-    pub(crate) fn new(connection: &Connection) -> Self {
-        raw::set_last_insert_id(connection, 0);
+    pub(crate) fn new() -> Self {
         Self {
             now: Counters::default(),
-            seen_changes: connection.changes(),
         }
     }
 
@@ -38,21 +35,23 @@ impl CounterTracker {
         self.now
     }
 
-    /// Takes over what a statement of a client left behind. `sets_changes`: it was an INSERT, UPDATE
-    /// or DELETE; other statements leave `changes()` alone, and then ours stands.
-    pub(crate) fn note(&mut self, connection: &Connection, sets_changes: bool) {
-        let changes = connection.changes();
-        if sets_changes || changes != self.seen_changes {
-            self.now.rows_affected = i64::try_from(changes).unwrap_or(i64::MAX);
-        }
-        self.seen_changes = changes;
-        self.now.last_insert_id = connection.last_insert_rowid();
+    /// Call right before a statement of a client, which may ask for `last_insert_rowid()`: ours is
+    /// the one to be seen. (FTS5 writes its pending terms at our savepoints, and moves it.)
+    pub(crate) fn show(&self, connection: &Connection) {
+        raw::set_last_insert_id(connection, self.now.last_insert_id);
+    }
+
+    /// Takes over what an INSERT, UPDATE or DELETE of a client left behind. Other statements leave
+    /// the counters alone as far as a client can tell, so they are not to be noted here.
+    pub(crate) fn note(&mut self, connection: &Connection) {
+        self.now = Counters {
+            last_insert_id: connection.last_insert_rowid(),
+            rows_affected: i64::try_from(connection.changes()).unwrap_or(i64::MAX),
+        };
     }
 
     /// Goes back to earlier values: what set the present ones was rolled back.
-    pub(crate) fn restore(&mut self, connection: &Connection, counters: Counters) {
-        raw::set_last_insert_id(connection, counters.last_insert_id);
+    pub(crate) fn restore(&mut self, counters: Counters) {
         self.now = counters;
-        self.seen_changes = connection.changes();
     }
 }

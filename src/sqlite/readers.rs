@@ -132,8 +132,12 @@ impl Readers {
         request: Request,
         done: Box<dyn FnOnce(Request, bool) + Send>,
     ) -> Result<(), Full> {
-        let certainly_writes =
-            |keyword| matches!(keyword, Keyword::Change | Keyword::Define | Keyword::Vacuum);
+        let certainly_writes = |keyword| {
+            matches!(
+                keyword,
+                Keyword::Change | Keyword::Define | Keyword::DefineVirtual | Keyword::Vacuum
+            )
+        };
         let mut statements = request.statements.iter();
         if statements.any(|statement| certainly_writes(tokens::keyword(&statement.sql))) {
             done(request, false);

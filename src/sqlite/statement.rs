@@ -25,6 +25,8 @@ pub(crate) struct Scope {
     pub(crate) time_max: Option<Duration>,
     /// Whether a failure takes back the whole request anyway.
     pub(crate) is_transaction: bool,
+    /// How many statements of the text are run; the rest is left out of a replay.
+    pub(crate) pieces_max: usize,
 }
 
 /// Runs the texts of clients on one connection, which it must not outlive.
@@ -39,6 +41,9 @@ pub(crate) struct Executor {
     foreign_keys: bool,
     /// Whether the last statement only read: decides between two words for a time-out.
     was_read: bool,
+    /// How many statements of the last text stand even if the one after them kills the transaction:
+    /// run alone, each of them would have been committed before.
+    pub(crate) pieces_kept: usize,
 }
 
 /// One statement of a text.
@@ -71,11 +76,12 @@ impl Executor {
         raw::install(connection, &guard)?;
         Ok(Self {
             control: Control::new(connection, &guard)?,
-            counters: CounterTracker::new(connection),
+            counters: CounterTracker::new(),
             cache: StatementCache::default(),
             guard,
             foreign_keys,
             was_read: false,
+            pieces_kept: 0,
         })
     }
 
@@ -96,6 +102,7 @@ impl Executor {
     ) -> (Outcome, Option<Failure>) {
         let start = Instant::now();
         self.guard.start(scope.time_max);
+        self.pieces_kept = 0;
         let result = self.run_text(connection, statement, scope, bytes_left);
         self.guard.stop();
         self.guard.set_mode(Mode::Server);
@@ -140,7 +147,9 @@ impl Executor {
         scope: Scope,
         bytes_left: &mut usize,
     ) -> Result<Answer, Failure> {
-        if let Some((sql, mut prepared)) = self.cache.take(&statement.sql) {
+        if scope.pieces_max > 0
+            && let Some((sql, mut prepared)) = self.cache.take(&statement.sql)
+        {
             let piece = Piece {
                 keyword: tokens::keyword(&sql),
                 is_last: true,
@@ -167,7 +176,7 @@ impl Executor {
         if !connection.is_autocommit() {
             self.control.undo_savepoint()?;
         }
-        self.counters.restore(connection, before);
+        self.counters.restore(before);
         result.and_then(|_| Err(Failure::new(ffi::SQLITE_ERROR, SPANNING)))
     }
 
@@ -191,16 +200,20 @@ impl Executor {
             last_insert_id: 0,
             rows_affected: 0,
         };
-        let (mut offset, mut first_parameter) = (0, 0);
-        while offset < sql.len() {
+        let (mut offset, mut first_parameter, mut pieces) = (0, 0, 0);
+        while offset < sql.len() && pieces < scope.pieces_max {
             let keyword = tokens::keyword(sql.get(offset..).unwrap_or_default());
             self.guard.set_mode(prepare_mode(keyword, scope.shape));
             let (prepared, end) = Prepared::new(connection, &terminated, offset)?;
             let begin = offset;
             offset = end.max(begin + 1);
+            if transaction.is_none() {
+                self.pieces_kept = pieces;
+            }
             let Some(mut prepared) = prepared else {
                 continue;
             };
+            pieces += 1;
             if is_control(keyword) {
                 self.run_control(connection, keyword, scope, transaction)?;
                 answer = self.written();
@@ -262,7 +275,7 @@ impl Executor {
             (Keyword::Rollback, Some(TextTransaction { before })) => {
                 let before = *before;
                 self.control.undo_savepoint()?;
-                self.counters.restore(connection, before);
+                self.counters.restore(before);
                 *transaction = None;
                 Ok(())
             }
@@ -306,6 +319,7 @@ impl Executor {
         if needs_savepoint {
             self.control.open_savepoint()?;
         }
+        self.counters.show(connection);
         self.guard.set_mode(run_mode(piece.keyword, scope.shape));
         let result = if wants_rows {
             result_rows::collect(prepared, bytes_left).map(Answer::Rows)
@@ -317,8 +331,9 @@ impl Executor {
         };
         prepared.reset();
         self.guard.set_mode(Mode::Server);
-        let sets_changes = matches!(piece.keyword, Keyword::Change | Keyword::With) && !is_read;
-        self.counters.note(connection, sets_changes);
+        if !is_read && sets_counters(piece.keyword) {
+            self.counters.note(connection);
+        }
         let result = if needs_savepoint && !connection.is_autocommit() {
             self.close_savepoint(connection, before, result)
         } else {
@@ -345,7 +360,7 @@ impl Executor {
         let foreign_keys = self.check_foreign_keys(connection);
         if is_too_large || foreign_keys.is_err() {
             self.control.undo_savepoint()?;
-            self.counters.restore(connection, before);
+            self.counters.restore(before);
         } else {
             self.control.keep_savepoint()?;
         }
@@ -406,6 +421,15 @@ fn is_control(keyword: Keyword) -> bool {
     matches!(
         keyword,
         Keyword::Begin | Keyword::Commit | Keyword::Rollback | Keyword::Savepoint
+    )
+}
+
+/// Those that SQLite counts changes for; the creation of a virtual table runs such statements, and
+/// rqlite shows their counters too.
+fn sets_counters(keyword: Keyword) -> bool {
+    matches!(
+        keyword,
+        Keyword::Change | Keyword::With | Keyword::DefineVirtual
     )
 }
 

@@ -106,6 +106,8 @@ pub(crate) enum Keyword {
     Change,
     /// CREATE, DROP, ALTER, REINDEX, ANALYZE: certainly no read.
     Define,
+    /// CREATE VIRTUAL TABLE.
+    DefineVirtual,
     /// PRAGMA.
     Pragma,
     /// ROLLBACK without TO.
@@ -130,6 +132,9 @@ pub(crate) fn keyword(sql: &str) -> Keyword {
         "BEGIN" => Keyword::Begin,
         "COMMIT" | "END" => Keyword::Commit,
         "INSERT" | "REPLACE" | "UPDATE" | "DELETE" => Keyword::Change,
+        "CREATE" if tokens.next().is_some_and(|token| token.is_word("VIRTUAL")) => {
+            Keyword::DefineVirtual
+        }
         "CREATE" | "DROP" | "ALTER" | "REINDEX" | "ANALYZE" => Keyword::Define,
         "PRAGMA" => Keyword::Pragma,
         "ROLLBACK" => {

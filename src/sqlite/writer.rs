@@ -104,20 +104,30 @@ struct Kill {
 
 /// What is not run again, with what was recorded for it.
 enum Skip {
-    /// One statement; the counters it left are those that the next one sees.
+    /// One statement (see [`SkippedStatement`]).
     Statement {
         index: usize,
-        outcome: Outcome,
-        counters: Counters,
+        skipped: SkippedStatement,
     },
     /// A request with `transaction`.
     Request(Reply),
 }
 
+/// A statement that killed its group.
+struct SkippedStatement {
+    /// What it is answered.
+    outcome: Outcome,
+    /// The counters it left, which are those that the next one sees.
+    counters: Counters,
+    /// If its text holds several: how many before the culprit are run nevertheless, because alone
+    /// they would have been committed by then.
+    pieces_kept: usize,
+}
+
 /// Everything that is not run again.
 #[derive(Default)]
 struct Skips {
-    statements: HashMap<(usize, usize), (Outcome, Counters)>,
+    statements: HashMap<(usize, usize), SkippedStatement>,
     requests: HashMap<usize, Reply>,
 }
 
@@ -173,7 +183,7 @@ impl Writer {
         loop {
             let attempt = self.attempt(connection, group, &skips);
             if !matches!(attempt, Attempt::Committed(_)) {
-                self.executor.counters.restore(connection, before);
+                self.executor.counters.restore(before);
             }
             match attempt {
                 Attempt::Committed(replies) => {
@@ -278,22 +288,25 @@ impl Writer {
             if statement.sql.is_empty() {
                 continue;
             }
-            if let Some((outcome, counters)) = skips.statements.get(&(number, index)) {
-                reply.outcomes.push(outcome.clone());
-                self.executor.counters.restore(connection, *counters);
-                continue;
+            let skipped = skips.statements.get(&(number, index));
+            let mut scope = scope_of(request);
+            if let Some(skipped) = skipped {
+                scope.pieces_max = skipped.pieces_kept;
             }
-            let scope = scope_of(request);
-            let (outcome, _) = self
+            let (mut outcome, _) = self
                 .executor
                 .run(connection, statement, scope, &mut bytes_left);
             if connection.is_autocommit() {
-                let counters = self.executor.counters.now();
-                return Ok(Err(Skip::Statement {
-                    index,
+                let skipped = SkippedStatement {
                     outcome,
-                    counters,
-                }));
+                    counters: self.executor.counters.now(),
+                    pieces_kept: self.executor.pieces_kept,
+                };
+                return Ok(Err(Skip::Statement { index, skipped }));
+            }
+            if let Some(skipped) = skipped {
+                outcome = skipped.outcome.clone();
+                self.executor.counters.restore(skipped.counters);
             }
             reply.outcomes.push(outcome);
         }
@@ -338,7 +351,7 @@ impl Writer {
         }
         if has_failed {
             self.executor.control.undo_savepoint()?;
-            self.executor.counters.restore(connection, before);
+            self.executor.counters.restore(before);
         } else {
             self.executor.control.keep_savepoint()?;
         }
@@ -384,7 +397,7 @@ impl Writer {
                 (single.outcomes, end.sql_commit != SqlCommit::Done)
             };
             if is_refused {
-                self.executor.counters.restore(connection, before);
+                self.executor.counters.restore(before);
                 let sql_commit = SqlCommit::Refused { partial: !is_first };
                 return GroupEnd {
                     replies: vec![Reply::default()],
@@ -404,13 +417,8 @@ impl Writer {
 impl Skips {
     fn add(&mut self, request: usize, skip: Skip) {
         match skip {
-            Skip::Statement {
-                index,
-                outcome,
-                counters,
-            } => {
-                self.statements
-                    .insert((request, index), (outcome, counters));
+            Skip::Statement { index, skipped } => {
+                self.statements.insert((request, index), skipped);
             }
             Skip::Request(reply) => {
                 self.requests.insert(request, reply);
@@ -450,5 +458,6 @@ pub(crate) fn scope_of(request: &Request) -> Scope {
         shape: request.shape,
         time_max: request.statement_time_max,
         is_transaction: request.transaction,
+        pieces_max: usize::MAX,
     }
 }
