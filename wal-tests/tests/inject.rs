@@ -1,5 +1,7 @@
 //! Changes injected into a database that others are reading.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -331,7 +333,7 @@ fn what_a_dead_writer_left_in_the_wal_index_is_cleaned_up() {
     bank(&leader, &mut follower);
     let mut random = Random::new(4);
     for round in 0..20 {
-        leave_half_written_tail(&follower, 1 + random.bits() as u32 % 300);
+        leave_half_written_tail(&follower, 1 + u32::try_from(random.below(300)).unwrap());
         if round % 2 == 0 {
             both(&leader, &mut follower, &transfer(&mut random));
         } else {

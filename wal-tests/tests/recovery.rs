@@ -1,5 +1,7 @@
 //! Start-up: the empty database, the start lock, the checkpoint record, and redo.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -120,6 +122,19 @@ fn the_start_lock_waits_for_another_process_and_names_it() {
     drop(other.stdin.take());
     StartLock::acquire(dir.path(), Duration::from_secs(60)).unwrap();
     other.wait().unwrap();
+}
+
+#[test]
+fn a_database_is_opened_once_in_a_process_and_again_when_nothing_is_left_of_it() {
+    let dir = data_dir();
+    let mut node = create(dir.path());
+    let image = node.database.image().unwrap();
+    let held = || StartLock::acquire(dir.path(), Duration::from_secs(60));
+    assert!(matches!(held(), Err(Error::InUse { .. })));
+    node.database.close().unwrap();
+    assert!(matches!(held(), Err(Error::InUse { .. })));
+    drop(image);
+    held().unwrap();
 }
 
 #[test]
