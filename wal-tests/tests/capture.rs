@@ -197,6 +197,28 @@ fn a_database_in_use_here_is_refused_to_a_second_connection_on_the_same_vfs() {
     assert!(second.execute_batch("INSERT INTO t VALUES (1)").is_err());
 }
 
+#[test]
+fn a_database_may_move_to_its_thread_and_an_image_to_many() {
+    const fn sent<T: Send>() {}
+    const fn shared<T: Sync>() {}
+    sent::<Database>();
+    sent::<wallaby::sqlite::Image>();
+    shared::<wallaby::sqlite::Image>();
+    let dir = data_dir();
+    let mut node = create(dir.path(), DatabaseOptions::default());
+    std::thread::spawn(move || {
+        node.sql().execute_batch("CREATE TABLE t(a)").unwrap();
+        assert!(
+            node.database
+                .checkpoint(Checkpoint::Passive)
+                .unwrap()
+                .complete
+        );
+    })
+    .join()
+    .unwrap();
+}
+
 /// Runs one of the ignored tests of this file in a process of its own.
 fn in_child(test: &str) -> std::process::ExitStatus {
     Command::new(std::env::current_exe().unwrap())

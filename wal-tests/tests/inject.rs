@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use wal_tests::replica::{Replica, data_dir, reader, with_change};
 use wal_tests::sql_workload::Random;
 use wallaby::sqlite::{AutoVacuum, Change, Checkpoint, DatabaseOptions, Error};
-use wallaby::wal::{DatabaseHash, Delta, PageCount, PageSize, index};
+use wallaby::wal::{DatabaseHash, Delta, PageCount, PageSize, WalHeader, index};
 
 const WAIT: Duration = Duration::from_millis(2);
 
@@ -206,6 +206,51 @@ fn readers_of_all_kinds_see_each_injected_change_whole_or_not_at_all() {
     });
     integrity_check(&follower.reader());
     assert_eq!(leader.database.hash(), follower.database.hash());
+}
+
+fn wal_header(replica: &Replica) -> WalHeader {
+    let wal = std::fs::read(replica.path().with_file_name("db.sqlite-wal")).unwrap();
+    WalHeader::parse(&wal).unwrap()
+}
+
+#[test]
+fn the_wal_starts_afresh_only_when_no_reader_needs_it_and_then_with_new_salts() {
+    let dir = data_dir();
+    let leader = create(&dir.path().join("leader"), 1024);
+    let mut follower = create(&dir.path().join("follower"), 1024);
+    bank(&leader, &mut follower);
+    let reader = follower.reader();
+    let sum = || -> i64 {
+        let sql = "SELECT sum(balance + length(filler)) FROM account";
+        reader.query_row(sql, (), |row| row.get(0)).unwrap()
+    };
+    reader
+        .execute_batch("PRAGMA cache_size = 1; BEGIN")
+        .unwrap();
+    let (before, header) = (sum(), wal_header(&follower));
+    // The reader's state is the newest, so it does not keep the checkpoint from being complete.
+    let backfill = follower.database.checkpoint(Checkpoint::Passive).unwrap();
+    assert!(backfill.complete);
+    let change = "UPDATE account SET balance = 0, filler = zeroblob(650)";
+    both(&leader, &mut follower, change);
+    assert_eq!(sum(), before);
+    assert_eq!(wal_header(&follower), header);
+    reader.execute_batch("COMMIT").unwrap();
+    assert_ne!(sum(), before);
+    assert!(
+        follower
+            .database
+            .checkpoint(Checkpoint::Passive)
+            .unwrap()
+            .complete
+    );
+    both(&leader, &mut follower, "DELETE FROM account WHERE id = 1");
+    let fresh = wal_header(&follower);
+    let salts = |header: WalHeader| header.salts.0.split_at(4).0.to_vec();
+    assert_ne!(salts(fresh), salts(header));
+    assert_ne!(fresh.salts.0[4..], header.salts.0[4..]);
+    assert!(follower.database.wal_bytes().unwrap() < 20_000);
+    integrity_check(&follower.reader());
 }
 
 #[test]
