@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ impl Database {
         connection.busy_timeout(OPEN_WAIT)?;
         configure(&connection, &lock)?;
         check_pages(&connection, &lock, page_size, page_count)?;
-        let wal = Arc::new(open_wal(lock.wal_path())?);
+        let wal = Arc::new(open_wal(&lock.wal_path())?);
         let source = Source {
             main: Arc::clone(lock.file()),
             wal,
@@ -234,6 +234,9 @@ impl Database {
 
     /// Closes the writing connection. The WAL stays; the next start makes nothing of it.
     ///
+    /// Close the readers of this process before, and drop the images: the descriptor of the main
+    /// file that goes with them would take the readers' locks along.
+    ///
     /// # Errors
     ///
     /// `Sqlite`, if a statement is still in use.
@@ -293,13 +296,13 @@ fn check_pages(
 }
 
 /// The WAL a second time, which is harmless: SQLite takes no locks on it.
-fn open_wal(path: PathBuf) -> Result<std::fs::File, Error> {
+fn open_wal(path: &Path) -> Result<std::fs::File, Error> {
     OpenOptions::new()
         .create(true)
         .truncate(false)
         .read(true)
         .write(true)
         .mode(0o600)
-        .open(&path)
-        .map_err(|e| Error::io("open", &path, e))
+        .open(path)
+        .map_err(|e| Error::io("open", path, e))
 }

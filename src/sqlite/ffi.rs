@@ -18,6 +18,7 @@ pub(super) struct ResultCode(pub(super) c_int);
 impl ResultCode {
     pub(super) const BUSY: Self = Self(sqlite::SQLITE_BUSY);
     pub(super) const FULL: Self = Self(sqlite::SQLITE_FULL);
+    pub(super) const INTERRUPT: Self = Self(sqlite::SQLITE_INTERRUPT);
     pub(super) const IOERR_FSYNC: Self = Self(sqlite::SQLITE_IOERR_FSYNC);
     pub(super) const IOERR_READ: Self = Self(sqlite::SQLITE_IOERR_READ);
     pub(super) const IOERR_SHM_MAP: Self = Self(sqlite::SQLITE_IOERR_SHMMAP);

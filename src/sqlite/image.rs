@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::error::Error;
 use super::ffi;
 use super::inject::{failed, read_header};
+use super::start_lock::MainFile;
 use crate::wal::format::{FRAME_HEADER_BYTES, frame_offset};
 use crate::wal::index::{self, BACKFILL_OFFSET, region_of_frame};
 use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
@@ -20,7 +21,7 @@ use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
 /// the database is closed.
 #[derive(Debug)]
 pub struct Image {
-    main: Arc<File>,
+    main: Arc<MainFile>,
     wal: Arc<File>,
     /// The last frame of each page that the main file does not have yet.
     frames: HashMap<PageNumber, u32>,
@@ -44,7 +45,7 @@ impl Alive {
 /// The files and the state that an image freezes.
 #[derive(Clone)]
 pub(super) struct Source {
-    pub(super) main: Arc<File>,
+    pub(super) main: Arc<MainFile>,
     pub(super) wal: Arc<File>,
     pub(super) page_size: PageSize,
     pub(super) alive: Alive,

@@ -82,7 +82,9 @@ impl Redo {
         Ok(())
     }
 
-    /// Proves by its hash that the file is the state expected, and makes it durable.
+    /// Checks that the page hashes add up to the state expected, and makes the file durable.
+    ///
+    /// Pages that no change named are not read; [`Record::matches`] says whether they should be.
     ///
     /// # Errors
     ///

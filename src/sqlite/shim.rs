@@ -28,6 +28,9 @@ use crate::wal::{PageHash, PageSize, index};
 const RESERVE_BYTES: u64 = 1024 * 1024;
 
 /// Decides about a transaction inside xSync: the only place where a commit waits.
+///
+/// It runs on the thread of the writing connection, in the middle of its COMMIT. It must not use
+/// that [`Database`](super::Database), and a panic in it aborts the process.
 pub trait Gate: Send {
     /// Blocks until it is certain whether the transaction is committed.
     fn commit(&mut self, transaction: &Captured<'_>) -> Verdict;

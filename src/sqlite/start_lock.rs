@@ -8,11 +8,13 @@
 //! too (POSIX record locks). So there is one descriptor for everything that is not SQLite: redo,
 //! images, syncs. It lives as long as the database.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +32,64 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub struct StartLock {
     dir: PathBuf,
     path: PathBuf,
-    file: Arc<File>,
+    file: Arc<MainFile>,
+}
+
+/// The one descriptor of a main file in this process, outside of SQLite.
+#[derive(Debug)]
+pub(super) struct MainFile {
+    file: Option<File>,
+    real_path: PathBuf,
+}
+
+/// The main files that are open now.
+static OPEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+impl MainFile {
+    /// Opens the file, unless this process has it open already: one of the two would be closed
+    /// first, and take the locks of the other with it.
+    fn open(path: &Path) -> Result<Self, Error> {
+        let fail = |source| Error::io("open", path, source);
+        let dir = path.parent().unwrap_or(path).canonicalize().map_err(fail)?;
+        let real_path = dir.join(StartLock::FILE_NAME);
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.contains(&real_path) {
+            return Err(Error::InUse {
+                file: path.to_owned(),
+                pid: Some(std::process::id()),
+                waited: Duration::ZERO,
+            });
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(fail)?;
+        open.insert(real_path.clone());
+        Ok(Self {
+            file: Some(file),
+            real_path,
+        })
+    }
+}
+
+impl Deref for MainFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        self.file.as_ref().expect("taken only when dropped")
+    }
+}
+
+impl Drop for MainFile {
+    fn drop(&mut self) {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.file.take());
+        open.remove(&self.real_path);
+    }
 }
 
 impl StartLock {
@@ -41,21 +100,15 @@ impl StartLock {
     ///
     /// # Errors
     ///
-    /// [`Error::InUse`] if another process still has it open after `wait`; `Io`.
+    /// [`Error::InUse`] if another process still has it open after `wait`, and at once if this one
+    /// has; `Io`.
     pub fn acquire(dir: &Path, wait: Duration) -> Result<Self, Error> {
         let path = dir.join(Self::FILE_NAME);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| Error::io("open", &path, e))?;
+        let file = MainFile::open(&path)?;
         let begin = Instant::now();
         let mut told = false;
         loop {
-            match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            match fcntl_lock(&*file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
                 Err(Errno::AGAIN | Errno::ACCESS) => {}
                 Err(error) => return Err(Error::io("lock", &path, error.into())),
@@ -94,7 +147,7 @@ impl StartLock {
     }
 
     /// The one descriptor of the main file.
-    pub(super) const fn file(&self) -> &Arc<File> {
+    pub(super) const fn file(&self) -> &Arc<MainFile> {
         &self.file
     }
 
@@ -119,7 +172,7 @@ impl StartLock {
 
     /// Lets others in. No SQLite connection of this process has a lock on the main file yet.
     pub(super) fn release(&self) -> Result<(), Error> {
-        fcntl_lock(&self.file, FlockOperation::NonBlockingUnlock)
+        fcntl_lock(&**self.file, FlockOperation::NonBlockingUnlock)
             .map_err(|error| Error::io("unlock", &self.path, error.into()))
     }
 }

@@ -4,6 +4,8 @@
 //!
 //! `WAL_SEEDS=5000` runs more seeds, `WAL_SEED=n` replays one.
 
+#![allow(clippy::unwrap_used)]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

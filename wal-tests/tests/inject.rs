@@ -1,5 +1,7 @@
 //! Changes injected into a database that others are reading.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -11,7 +13,7 @@ use rusqlite::Connection;
 use wal_tests::replica::{Replica, data_dir, reader, with_change};
 use wal_tests::sql_workload::Random;
 use wallaby::sqlite::{AutoVacuum, Change, Checkpoint, DatabaseOptions, Error};
-use wallaby::wal::{DatabaseHash, Delta, PageCount, PageSize, index};
+use wallaby::wal::{DatabaseHash, Delta, PageCount, PageSize, WalHeader, index};
 
 const WAIT: Duration = Duration::from_millis(2);
 
@@ -206,6 +208,51 @@ fn readers_of_all_kinds_see_each_injected_change_whole_or_not_at_all() {
     assert_eq!(leader.database.hash(), follower.database.hash());
 }
 
+fn wal_header(replica: &Replica) -> WalHeader {
+    let wal = std::fs::read(replica.path().with_file_name("db.sqlite-wal")).unwrap();
+    WalHeader::parse(&wal).unwrap()
+}
+
+#[test]
+fn the_wal_starts_afresh_only_when_no_reader_needs_it_and_then_with_new_salts() {
+    let dir = data_dir();
+    let leader = create(&dir.path().join("leader"), 1024);
+    let mut follower = create(&dir.path().join("follower"), 1024);
+    bank(&leader, &mut follower);
+    let reader = follower.reader();
+    let sum = || -> i64 {
+        let sql = "SELECT sum(balance + length(filler)) FROM account";
+        reader.query_row(sql, (), |row| row.get(0)).unwrap()
+    };
+    reader
+        .execute_batch("PRAGMA cache_size = 1; BEGIN")
+        .unwrap();
+    let (before, header) = (sum(), wal_header(&follower));
+    // The reader's state is the newest, so it does not keep the checkpoint from being complete.
+    let backfill = follower.database.checkpoint(Checkpoint::Passive).unwrap();
+    assert!(backfill.complete);
+    let change = "UPDATE account SET balance = 0, filler = zeroblob(650)";
+    both(&leader, &mut follower, change);
+    assert_eq!(sum(), before);
+    assert_eq!(wal_header(&follower), header);
+    reader.execute_batch("COMMIT").unwrap();
+    assert_ne!(sum(), before);
+    assert!(
+        follower
+            .database
+            .checkpoint(Checkpoint::Passive)
+            .unwrap()
+            .complete
+    );
+    both(&leader, &mut follower, "DELETE FROM account WHERE id = 1");
+    let fresh = wal_header(&follower);
+    let salts = |header: WalHeader| header.salts.0.split_at(4).0.to_vec();
+    assert_ne!(salts(fresh), salts(header));
+    assert_ne!(fresh.salts.0[4..], header.salts.0[4..]);
+    assert!(follower.database.wal_bytes().unwrap() < 20_000);
+    integrity_check(&follower.reader());
+}
+
 #[test]
 fn either_node_may_write_the_next_transaction() {
     let dir = data_dir();
@@ -331,7 +378,7 @@ fn what_a_dead_writer_left_in_the_wal_index_is_cleaned_up() {
     bank(&leader, &mut follower);
     let mut random = Random::new(4);
     for round in 0..20 {
-        leave_half_written_tail(&follower, 1 + random.bits() as u32 % 300);
+        leave_half_written_tail(&follower, 1 + u32::try_from(random.below(300)).unwrap());
         if round % 2 == 0 {
             both(&leader, &mut follower, &transfer(&mut random));
         } else {
