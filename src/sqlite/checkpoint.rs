@@ -69,7 +69,9 @@ pub(super) fn run(
         Checkpoint::Truncate { wait } => (sqlite::SQLITE_CHECKPOINT_TRUNCATE, wait),
     };
     connection.busy_timeout(wait)?;
-    match ffi::checkpoint(connection, mode) {
+    let result = ffi::checkpoint(connection, mode);
+    connection.busy_timeout(Duration::ZERO)?;
+    match result {
         // An interrupt that came too late for its statement hits the checkpoint.
         Ok(()) | Err(ResultCode::BUSY | ResultCode::INTERRUPT) => Backfill::now(main),
         Err(code) => Err(failed("checkpoint")(code)),

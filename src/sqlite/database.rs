@@ -103,6 +103,8 @@ impl Database {
         connection.busy_timeout(OPEN_WAIT)?;
         configure(&connection, &lock)?;
         check_pages(&connection, &lock, page_size, page_count)?;
+        // From here on nobody can be in the way; what is locked stays locked.
+        connection.busy_timeout(Duration::ZERO)?;
         let wal = Arc::new(open_wal(&lock.wal_path())?);
         let source = Source {
             main: Arc::clone(lock.file()),

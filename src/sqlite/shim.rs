@@ -20,6 +20,7 @@ use std::cell::{Cell, RefCell};
 use super::capture::{Captured, CommitFrame, Frames, LastImages};
 use super::ffi::{self, Lock, ResultCode};
 use super::image::Source;
+use super::inject::pages_added;
 use super::page_hashes::PageHashes;
 use crate::wal::format::{frame_bytes, frame_offset};
 use crate::wal::{PageHash, PageSize, index};
@@ -262,7 +263,7 @@ fn check_pages(
         .iter()
         .filter(|page| !old.contains(**page))
         .count();
-    if last.pages.is_empty() || added != added_between(hashes, commit, page_size) {
+    if last.pages.is_empty() || added != pages_added(old, commit.page_count, page_size) {
         tracing::error!(
             before = old.0,
             after = commit.page_count.0,
@@ -272,10 +273,6 @@ fn check_pages(
         return Err(ResultCode::IOERR_FSYNC);
     }
     Ok(())
-}
-
-fn added_between(hashes: &PageHashes, commit: CommitFrame, page_size: PageSize) -> usize {
-    super::inject::pages_added(hashes.page_count(), commit.page_count, page_size)
 }
 
 /// Reserves space in the WAL, so that writing it after the commit cannot fail for want of it.

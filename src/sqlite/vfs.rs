@@ -63,14 +63,10 @@ static METHODS: sqlite::sqlite3_io_methods = sqlite::sqlite3_io_methods {
     xUnfetch: None,
 };
 
-/// A VFS that is registered for ever.
-struct Registered(c_int);
-
 /// Registers the VFS over the one that is the default now, once per process.
 pub(super) fn register() -> Result<(), Error> {
-    static REGISTERED: OnceLock<Registered> = OnceLock::new();
-    let Registered(code) = *REGISTERED.get_or_init(|| Registered(register_once()));
-    ResultCode::check(code).map_err(|code| Error::Vfs {
+    static REGISTERED: OnceLock<c_int> = OnceLock::new();
+    ResultCode::check(*REGISTERED.get_or_init(register_once)).map_err(|code| Error::Vfs {
         what: "register the VFS",
         code: code.0,
     })

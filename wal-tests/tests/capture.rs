@@ -193,6 +193,7 @@ fn a_database_in_use_here_is_refused_to_a_second_connection_on_the_same_vfs() {
     node.sql().execute_batch("CREATE TABLE t(a)").unwrap();
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
     let second = Connection::open_with_flags_and_vfs(node.path(), flags, "wallaby").unwrap();
+    second.busy_timeout(Duration::ZERO).unwrap();
     assert_eq!(count(&second), 0);
     assert!(second.execute_batch("INSERT INTO t VALUES (1)").is_err());
 }
