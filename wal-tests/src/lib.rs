@@ -1,1 +1,3 @@
 //! Tests of Wallaby from outside.
+pub mod files;
+pub mod seed;

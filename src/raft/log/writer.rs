@@ -155,16 +155,18 @@ impl Shared {
     }
 
     /// Latches the log: everybody who waits, and everybody who calls later, is told.
-    fn fail(&self, reason: &str) {
+    fn fail(&self, reason: &str, waiting: Vec<Done>) {
         let queue = {
             let mut state = self.lock();
             state.failure.get_or_insert_with(|| reason.to_owned());
             std::mem::take(&mut state.queue)
         };
         self.failed.send_replace(Some(reason.to_owned()));
-        for submission in queue {
-            submission.done.tell(Some(reason));
-        }
+        let queued = queue.into_iter().map(|submission| submission.done);
+        waiting
+            .into_iter()
+            .chain(queued)
+            .for_each(|done| done.tell(Some(reason)));
         self.wake();
     }
 
@@ -299,21 +301,23 @@ pub(super) fn start(
 impl Writer {
     fn run(&mut self) {
         while let Some(batch) = self.shared.take(&self.options) {
-            if let Err(error) = self.write(batch) {
-                return self.latch(&error);
+            if let Err((error, waiting)) = self.write(batch) {
+                return self.latch(&error, waiting);
             }
         }
         match self.finish() {
             Ok(()) => self.ended = true,
-            Err(error) => self.latch(&error),
+            Err(error) => self.latch(&error, Vec::new()),
         }
     }
 
-    fn latch(&mut self, error: &LogError) {
+    /// Latches the log first and tells those who wait after: whoever has been refused finds it
+    /// failed.
+    fn latch(&mut self, error: &LogError, waiting: Vec<Done>) {
         let reason = error.to_string();
         tracing::error!(%reason, "the log has failed: this node must stop");
-        self.shared.fail(&reason);
         self.ended = true;
+        self.shared.fail(&reason, waiting);
     }
 
     fn current(&mut self) -> &mut Segment {
@@ -322,7 +326,8 @@ impl Writer {
             .expect("recovery leaves one segment, and the last one is kept")
     }
 
-    fn write(&mut self, batch: Batch) -> Result<(), LogError> {
+    /// Writes a batch and acknowledges it. With an error come those who were not acknowledged.
+    fn write(&mut self, batch: Batch) -> Result<(), (LogError, Vec<Done>)> {
         let Batch {
             submissions,
             committed,
@@ -341,13 +346,7 @@ impl Writer {
         records.extend(committed.map(|log_id| (Record::Committed(log_id), sequence)));
         let placed = match self.append(&records, bytes) {
             Ok(placed) => placed,
-            Err(error) => {
-                let reason = error.to_string();
-                waiting
-                    .into_iter()
-                    .for_each(|done| done.tell(Some(&reason)));
-                return Err(error);
-            }
+            Err(error) => return Err((error, waiting)),
         };
         {
             let mut state = self.shared.lock();
@@ -359,7 +358,7 @@ impl Writer {
         }
         self.shared.wake();
         waiting.into_iter().for_each(|done| done.tell(None));
-        self.tidy(&records)
+        self.tidy(&records).map_err(|error| (error, Vec::new()))
     }
 
     /// Writes records as one batch and syncs. Returns where the entries stand.
@@ -469,7 +468,8 @@ impl Drop for Writer {
     fn drop(&mut self) {
         // Reached without `ended` only by a panic: whoever waits must not wait for ever.
         if !self.ended {
-            self.shared.fail("the log writer ended unexpectedly");
+            self.shared
+                .fail("the log writer ended unexpectedly", Vec::new());
         }
     }
 }
