@@ -334,6 +334,10 @@ fn eio() -> io::Error {
     io::Error::other("injected EIO")
 }
 
+fn place(offset: u64) -> usize {
+    usize::try_from(offset).expect("a file in memory is smaller than memory")
+}
+
 fn missing() -> io::Error {
     io::ErrorKind::NotFound.into()
 }
@@ -414,7 +418,7 @@ impl File for FaultyFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let disk = self.files.plain("read_at", false)?;
         let live = &disk.inodes[self.inode].live;
-        let rest = live.get(usize::try_from(offset).unwrap()..).unwrap_or(&[]);
+        let rest = live.get(place(offset)..).unwrap_or(&[]);
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
         Ok(count)
@@ -423,7 +427,7 @@ impl File for FaultyFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let (mut disk, fault) = self.files.call("write_at")?;
         let inode = &mut disk.inodes[self.inode];
-        let offset = usize::try_from(offset).unwrap();
+        let offset = place(offset);
         let part = bytes.len().div_ceil(2);
         match fault {
             None => {

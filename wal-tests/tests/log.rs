@@ -1,6 +1,9 @@
 //! The log as openraft and a node use it: openraft's conformance suite, restarts, a seeded model,
 //! and damage done to files at rest. Power cuts and failing disks are in `log_crash.rs`.
 
+// A test that cannot unwrap, or count in bytes, says less.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
 mod log_model;
 
 use std::collections::BTreeSet;

@@ -5,6 +5,9 @@
 //! power cut; and the log can go on. Not checked here: damage to bytes that were synced
 //! (`log.rs`), and openraft on top.
 
+// A test that cannot unwrap, or count in bytes, says less.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
 mod log_model;
 
 use log_model::{Model, Op, SMALL, Session, entry, models, script};

@@ -42,7 +42,7 @@ pub(crate) fn log_id(term: u64, index: u64) -> LogId {
 pub(crate) fn vote(term: u64) -> Vote {
     Vote {
         leader_id: LeaderId { term, node_id: 2 },
-        committed: term % 2 == 0,
+        committed: term.is_multiple_of(2),
     }
 }
 
