@@ -43,8 +43,8 @@ use writer::Owner;
 pub use failure::LogError;
 pub use files::{File, Files, RealFiles};
 
-/// The largest entry that is accepted, in bytes, encoded: far above what is ever proposed, far below
-/// what the length fields hold.
+/// The largest entry that is accepted, in bytes, encoded: far above what is ever proposed, far
+/// below what the length fields hold.
 pub const ENTRY_BYTES_MAX: usize = 1 << 30;
 
 /// Sizes of the log.
