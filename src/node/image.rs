@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::frontier::State;
 use super::manifest::Manifest;
 use crate::sqlite::Image;
-use crate::wal::{PageNumber, Position};
+use crate::wal::PageNumber;
 
 /// An image with its place in the log. While it lives no checkpoint runs on this node.
 pub(crate) struct Held {
@@ -54,11 +54,6 @@ impl Held {
     /// How many pages a run has.
     pub(crate) fn pages_in(&self, run: &Bytes) -> u64 {
         (run.len() / self.image.page_size().len()) as u64
-    }
-
-    /// The last accepted data entry in the image.
-    pub(crate) fn data(&self) -> Option<Position> {
-        self.state.fence.last_data
     }
 }
 

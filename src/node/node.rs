@@ -311,7 +311,10 @@ impl Inner {
 
     pub(crate) async fn is_read_only(&self, request: &Request) -> Result<bool, Refusal> {
         let (answer, verdict) = tokio::sync::oneshot::channel();
-        let done = Box::new(move |_request, read_only| drop(answer.send(read_only)));
+        let done = Box::new(move |_request, read_only| {
+            // An asker that went away needs no answer.
+            let _ = answer.send(read_only);
+        });
         self.readers()?
             .classify(request.clone(), done)
             .map_err(|full| Refusal::Overloaded(full.to_string()))?;

@@ -64,7 +64,10 @@ impl Node {
             .build()
             .map_err(Error::io("start the Raft runtime"))?;
         let shell = runtime.spawn(start(options)).await;
-        match shell.map_err(|error| Error::Raft(error.to_string())).flatten() {
+        match shell
+            .map_err(|error| Error::Raft(error.to_string()))
+            .flatten()
+        {
             Ok(shell) => {
                 *lock(&shell.runtime) = Some(runtime);
                 Ok(Self { shell })

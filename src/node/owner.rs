@@ -40,6 +40,8 @@ pub(crate) struct GroupEnd {
     pub(crate) sql_commit: SqlCommit,
     /// What became of its flights.
     pub(crate) landed: Landed,
+    /// Whether it was one request whose statements were committed one by one.
+    pub(crate) is_stepwise: bool,
 }
 
 /// What the owner can be asked to do. Each answer goes to `done`.
@@ -66,8 +68,6 @@ pub(crate) enum Job {
         spool: Spool,
         done: oneshot::Sender<Result<(), Error>>,
     },
-    /// Make everything applied so far durable in the main file, now.
-    Record { done: oneshot::Sender<bool> },
 }
 
 /// What the owner needs besides its jobs.
@@ -265,9 +265,6 @@ impl OwnerThread {
             Job::Install { spool, done } => {
                 let _ = done.send(self.install(&spool));
             }
-            Job::Record { done } => {
-                let _ = done.send(self.try_checkpoint(RECORD_WAIT));
-            }
             Job::Close { .. } => unreachable!("the loop handles the end itself"),
         }
     }
@@ -294,6 +291,7 @@ impl OwnerThread {
         let State::Open(open) = &mut self.state else {
             return None;
         };
+        let is_stepwise = matches!(&requests[..], [request] if Writer::runs_alone(request));
         self.context.desk.open(ticket);
         let end = open.writer.run(open.database.connection(), &requests);
         let landed = self.context.desk.close();
@@ -306,6 +304,7 @@ impl OwnerThread {
             rest,
             sql_commit: end.sql_commit,
             landed,
+            is_stepwise,
         })
     }
 

@@ -216,20 +216,26 @@ async fn run_transaction(
 /// Turns the end of a group into answers.
 fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: GroupEnd) {
     match (end.sql_commit, end.landed.discarded, end.landed.committed) {
-        (SqlCommit::Done, None, Some(position)) => {
+        (SqlCommit::Done, None, Some(position)) if !end.is_stepwise => {
             let index = Some(position.index);
             deliver(waiters, end.replies, index);
         }
         // Nothing was written, so nothing proved that this node still leads: its answers may be
         // about a state that is long gone. They are held until a round that begins now, and it must
-        // be the same leadership: a node deposed and elected again executed them in between.
-        (SqlCommit::Done, None, None) => {
+        // be the same leadership: a node deposed and elected again executed them in between. A
+        // request that commits statement by statement may have begun with a write and ended so.
+        (SqlCommit::Done, None, committed) => {
+            let index = committed.map(|position| position.index);
             let inner = Arc::clone(inner);
             tokio::spawn(async move {
                 let patience = inner.options.election_max() * 2;
                 match inner.rounds.confirm(patience).await {
                     Ok(_) if inner.leading() == Some(leader) => {
-                        deliver(waiters, end.replies, None);
+                        deliver(waiters, end.replies, index);
+                    }
+                    _ if index.is_some() => {
+                        let why = "leadership could not be confirmed after a part of it";
+                        answer(waiters, || Err(Some(Refusal::Unknown(why.to_owned()))));
                     }
                     _ => answer(waiters, || Err(None)),
                 }

@@ -7,8 +7,9 @@
 pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod files;
 pub mod process;
-pub mod seed;
-pub mod workload;
 pub mod replica;
+pub mod seed;
 pub mod sql_workload;
+pub mod workload;

@@ -80,7 +80,7 @@ pub enum LogError {
         /// The last index of the log.
         last: Option<u64>,
     },
-    /// An entry that cannot be encoded, or is larger than [`ENTRY_BYTES_MAX`](super::ENTRY_BYTES_MAX).
+    /// An entry that cannot be encoded, or exceeds [`ENTRY_BYTES_MAX`](super::ENTRY_BYTES_MAX).
     #[error(transparent)]
     Codec(#[from] CodecError),
 }

@@ -92,6 +92,9 @@ impl Frontier {
     }
 
     pub(super) fn truncate_after(&mut self, kept: Option<LogId>) {
+        if index_of(kept) >= index_of(self.last) {
+            return;
+        }
         // Nothing reaches behind the purged part: it is gone, and stays the end of an empty log.
         self.last = if index_of(kept) > index_of(self.purged) {
             kept
@@ -194,7 +197,7 @@ impl SegmentHeader {
             .rev()
             .fold(0_u32, |crc, byte| crc << 8 | u32::from(*byte));
         if crc32fast::hash(covered) != stored {
-            return Err(damaged(HEADER_BYTES - 4));
+            return Err(damaged(0));
         }
         match Self::decode_fields(&mut fields) {
             Ok(header) => Ok((header, stored)),

@@ -11,7 +11,8 @@
 //! | `format` | the bytes of segment headers, batches and records |
 //! | `segment` | one segment file: create, grow, append, walk |
 //! | `table` | which entries there are, where they stand, and the recent ones themselves |
-//! | `recover` | what to do about whatever is found at start-up |
+//! | `recover`, `walk` | what to do about whatever is found at start-up, and finding it |
+//! | `queue` | what was submitted and is not yet written |
 //! | `writer` | the thread that writes |
 //! | `store` | openraft's storage interface |
 //!
@@ -22,10 +23,12 @@
 mod failure;
 mod files;
 mod format;
+mod queue;
 mod recover;
 mod segment;
 mod store;
 mod table;
+mod walk;
 mod writer;
 
 use std::sync::{Arc, PoisonError};
@@ -34,13 +37,14 @@ use tokio::sync::watch;
 
 use crate::raft::{Entry, log_id_of, position_of};
 use crate::wal::{ClusterId, Position};
-use writer::{Owner, Shared};
+use queue::Shared;
+use writer::Owner;
 
 pub use failure::LogError;
 pub use files::{File, Files, RealFiles};
 
-/// The largest entry that is accepted, in bytes, encoded: far above what is ever proposed, far below
-/// what the length fields hold.
+/// The largest entry that is accepted, in bytes, encoded: far above what is ever proposed, far
+/// below what the length fields hold.
 pub const ENTRY_BYTES_MAX: usize = 1 << 30;
 
 /// Sizes of the log.
@@ -83,6 +87,8 @@ pub struct DurableMark {
     pub last: Option<Position>,
     /// The committed position that recovery would find.
     pub committed: Option<Position>,
+    /// Marks are published by several threads; an older one never replaces a newer one.
+    revision: u64,
 }
 
 /// The log. Handles are cheap clones of one another.
@@ -97,6 +103,8 @@ impl Log {
     /// Opens the log in a directory, or creates it there. A log of another cluster or node is
     /// refused, and so is one whose interior is damaged; a torn tail is cut, because it was never
     /// acknowledged.
+    // By value: the log keeps the directory for itself.
+    #[allow(clippy::needless_pass_by_value)]
     pub fn open(
         files: Arc<dyn Files>,
         identity: LogIdentity,

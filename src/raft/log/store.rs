@@ -10,7 +10,7 @@ use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
 use super::format::Record;
-use super::writer::{Done, State};
+use super::queue::{Done, State};
 use super::{ENTRY_BYTES_MAX, Log, LogError};
 use crate::raft::codec::{CodecError, EncodedEntry, encode_entry_parts};
 use crate::raft::{Entry, LogId, TypeConfig, Vote};
@@ -227,7 +227,10 @@ impl RaftLogStorage<TypeConfig> for Log {
             state.table.truncate_after(kept);
             state.submit(Some(Record::TruncateAfter(kept)), Done::Nobody);
             Ok(())
-        })
+        })?;
+        // What was durable and is cut off is no longer part of the log.
+        self.shared.publish();
+        Ok(())
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {

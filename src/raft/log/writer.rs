@@ -5,227 +5,19 @@
 //! too. While a sync runs the queue fills, so the batches grow by themselves under load.
 
 use std::collections::VecDeque;
-use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use openraft::storage::IOFlushed;
-use tokio::sync::{oneshot, watch};
-
 use super::files::Files;
-use super::format::{BATCH_HEAD_BYTES, BatchWriter, Frontier, HEADER_BYTES, Record, SegmentHeader};
+use super::format::{BatchWriter, Frontier, HEADER_BYTES, Record, SegmentHeader};
+use super::queue::{Batch, Done, Shared};
 use super::recover::Recovered;
 use super::segment::{Segment, remove_purged};
-use super::table::{Location, Table};
-use super::{DurableMark, LogError, LogOptions};
+use super::table::Location;
+use super::{LogError, LogOptions};
+use crate::raft::LogId;
 use crate::raft::codec::decode_entry_log_id;
-use crate::raft::{LogId, TypeConfig, position_of};
-
-/// Records of a batch: bounds the time that one sync keeps a vote waiting.
-const BATCH_RECORDS_MAX: usize = 1024;
-
-/// Who is told when a submission is durable.
-pub(super) enum Done {
-    Nobody,
-    Openraft(IOFlushed<TypeConfig>),
-    Caller(oneshot::Sender<Result<(), LogError>>),
-}
-
-impl Done {
-    fn tell(self, failure: Option<&str>) {
-        let result = || match failure {
-            None => Ok(()),
-            Some(reason) => Err(LogError::Failed {
-                reason: reason.to_owned(),
-            }),
-        };
-        match self {
-            Self::Nobody => {}
-            Self::Openraft(callback) => callback.io_completed(result().map_err(io::Error::other)),
-            // A caller that has gone away needs no answer.
-            Self::Caller(answer) => drop(answer.send(result())),
-        }
-    }
-}
-
-/// One step in the queue. Without a record it only waits for those before it.
-struct Submission {
-    sequence: u64,
-    record: Option<Record>,
-    done: Done,
-}
-
-/// What the handles and the writer share.
-pub(super) struct Shared {
-    state: Mutex<State>,
-    /// Notified when there is something to write.
-    pub(super) work: Condvar,
-    /// Notified after every sync.
-    pub(super) progress: Condvar,
-    pub(super) durable: watch::Sender<DurableMark>,
-    pub(super) failed: watch::Sender<Option<String>>,
-    /// Bytes of all segments.
-    pub(super) bytes: AtomicU64,
-}
-
-/// The log as its callers see it, and what is still to be written.
-pub(super) struct State {
-    pub(super) table: Table,
-    queue: VecDeque<Submission>,
-    /// Number of the last submission.
-    submitted: u64,
-    /// A committed position to be recorded, and the submission it must not be written before:
-    /// recovery must never find a committed entry missing that was merely still queued.
-    committed_noted: Option<(LogId, u64)>,
-    pub(super) durable_committed: Option<LogId>,
-    /// Somebody waits for the committed position: do not wait for company.
-    pub(super) flush_wanted: bool,
-    closing: bool,
-    failure: Option<String>,
-}
-
-impl State {
-    /// An error if the log takes no more calls.
-    pub(super) fn usable(&self) -> Result<(), LogError> {
-        match &self.failure {
-            Some(reason) => Err(LogError::Failed {
-                reason: reason.clone(),
-            }),
-            None if self.closing => Err(LogError::Closed),
-            None => Ok(()),
-        }
-    }
-
-    /// The number that the next submission will have.
-    pub(super) fn next_sequence(&self) -> u64 {
-        self.submitted + 1
-    }
-
-    /// Queues a step. The caller notifies the writer.
-    pub(super) fn submit(&mut self, record: Option<Record>, done: Done) {
-        self.submitted += 1;
-        self.queue.push_back(Submission {
-            sequence: self.submitted,
-            record,
-            done,
-        });
-    }
-
-    /// Remembers that entries up to `log_id` are committed; written with the next batch.
-    pub(super) fn note_committed(&mut self, log_id: LogId) {
-        let known = &mut self.table.frontier.committed;
-        if known.is_none_or(|known| known.index < log_id.index) {
-            *known = Some(log_id);
-            self.committed_noted = Some((log_id, self.submitted));
-        }
-    }
-
-    fn mark(&self) -> DurableMark {
-        let committed = self.durable_committed.as_ref().map(position_of);
-        DurableMark {
-            last: self.table.durable_last(),
-            committed,
-        }
-    }
-}
-
-impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for work. `None` = the log is closing and everything is written.
-    fn take(&self, options: &LogOptions) -> Option<Batch> {
-        let mut state = self.lock();
-        loop {
-            let committed_wanted =
-                state.committed_noted.is_some() && (state.flush_wanted || state.closing);
-            if !state.queue.is_empty() || committed_wanted {
-                return Some(Batch::take(&mut state, options));
-            }
-            if state.closing {
-                return None;
-            }
-            state = self
-                .work
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Latches the log: everybody who waits, and everybody who calls later, is told.
-    fn fail(&self, reason: &str) {
-        let queue = {
-            let mut state = self.lock();
-            state.failure.get_or_insert_with(|| reason.to_owned());
-            std::mem::take(&mut state.queue)
-        };
-        self.failed.send_replace(Some(reason.to_owned()));
-        for submission in queue {
-            submission.done.tell(Some(reason));
-        }
-        self.wake();
-    }
-
-    /// Lets everybody who waits look again.
-    fn wake(&self) {
-        let mark = self.lock().mark();
-        self.durable.send_replace(mark);
-        self.progress.notify_all();
-    }
-}
-
-/// What is written and synced at once.
-struct Batch {
-    submissions: Vec<Submission>,
-    committed: Option<LogId>,
-    /// Bytes of the batch.
-    bytes: usize,
-    /// Everything up to this submission is in this batch or an earlier one.
-    sequence: u64,
-}
-
-impl Batch {
-    fn take(state: &mut State, options: &LogOptions) -> Self {
-        let segment_room = options.segment_bytes.saturating_sub(HEADER_BYTES as u64);
-        let segment_room = usize::try_from(segment_room).unwrap_or(usize::MAX);
-        let bytes_max = options.batch_bytes_max.min(segment_room);
-        let mut batch = Self {
-            submissions: Vec::new(),
-            committed: None,
-            bytes: BATCH_HEAD_BYTES,
-            sequence: state.submitted - state.queue.len() as u64,
-        };
-        while batch.submissions.len() < BATCH_RECORDS_MAX {
-            let next = state
-                .queue
-                .front()
-                .map(|next| next.record.as_ref().map_or(0, Record::bytes));
-            let Some(bytes) = next.map(|bytes| batch.bytes.saturating_add(bytes)) else {
-                break;
-            };
-            if bytes > bytes_max && !batch.submissions.is_empty() {
-                break;
-            }
-            let Some(submission) = state.queue.pop_front() else {
-                break;
-            };
-            batch.bytes = bytes;
-            batch.sequence = submission.sequence;
-            batch.submissions.push(submission);
-        }
-        if let Some((log_id, after)) = state.committed_noted
-            && after <= batch.sequence
-        {
-            batch.bytes += Record::Committed(log_id).bytes();
-            batch.committed = Some(log_id);
-            state.committed_noted = None;
-            state.flush_wanted = false;
-        }
-        batch
-    }
-}
 
 /// The writer thread's own: nobody else touches the segments.
 struct Writer {
@@ -249,24 +41,7 @@ pub(super) fn start(
 ) -> Result<(Arc<Shared>, Owner), LogError> {
     let Recovered { table, segments } = recovered;
     let written = table.frontier;
-    let state = State {
-        table,
-        queue: VecDeque::new(),
-        submitted: 0,
-        committed_noted: None,
-        durable_committed: written.committed,
-        flush_wanted: false,
-        closing: false,
-        failure: None,
-    };
-    let shared = Arc::new(Shared {
-        durable: watch::Sender::new(state.mark()),
-        state: Mutex::new(state),
-        work: Condvar::new(),
-        progress: Condvar::new(),
-        failed: watch::Sender::new(None),
-        bytes: AtomicU64::new(0),
-    });
+    let shared = Arc::new(Shared::new(table));
     let mut writer = Writer {
         shared: Arc::clone(&shared),
         files: Arc::clone(files),
@@ -299,21 +74,24 @@ pub(super) fn start(
 impl Writer {
     fn run(&mut self) {
         while let Some(batch) = self.shared.take(&self.options) {
-            if let Err(error) = self.write(batch) {
-                return self.latch(&error);
+            let mut waiting = Vec::new();
+            if let Err(error) = self.write(batch, &mut waiting) {
+                return self.latch(&error, waiting);
             }
         }
         match self.finish() {
             Ok(()) => self.ended = true,
-            Err(error) => self.latch(&error),
+            Err(error) => self.latch(&error, Vec::new()),
         }
     }
 
-    fn latch(&mut self, error: &LogError) {
+    /// Latches the log first and tells those who wait after: whoever has been refused finds it
+    /// failed.
+    fn latch(&mut self, error: &LogError, waiting: Vec<Done>) {
         let reason = error.to_string();
         tracing::error!(%reason, "the log has failed: this node must stop");
-        self.shared.fail(&reason);
         self.ended = true;
+        self.shared.fail(&reason, waiting);
     }
 
     fn current(&mut self) -> &mut Segment {
@@ -322,14 +100,15 @@ impl Writer {
             .expect("recovery leaves one segment, and the last one is kept")
     }
 
-    fn write(&mut self, batch: Batch) -> Result<(), LogError> {
+    /// Writes a batch and acknowledges it. After an error those in `waiting` are still to be told.
+    fn write(&mut self, batch: Batch, waiting: &mut Vec<Done>) -> Result<(), LogError> {
         let Batch {
             submissions,
             committed,
             bytes,
             sequence,
         } = batch;
-        let (mut records, mut waiting) = (Vec::new(), Vec::new());
+        let mut records = Vec::new();
         for submission in submissions {
             records.extend(
                 submission
@@ -339,16 +118,7 @@ impl Writer {
             waiting.push(submission.done);
         }
         records.extend(committed.map(|log_id| (Record::Committed(log_id), sequence)));
-        let placed = match self.append(&records, bytes) {
-            Ok(placed) => placed,
-            Err(error) => {
-                let reason = error.to_string();
-                waiting
-                    .into_iter()
-                    .for_each(|done| done.tell(Some(&reason)));
-                return Err(error);
-            }
-        };
+        let placed = self.append(&records, bytes)?;
         {
             let mut state = self.shared.lock();
             for (log_id, sequence, location) in placed {
@@ -357,8 +127,8 @@ impl Writer {
             state.table.flush(sequence);
             state.durable_committed = self.written.committed;
         }
-        self.shared.wake();
-        waiting.into_iter().for_each(|done| done.tell(None));
+        self.shared.publish();
+        waiting.drain(..).for_each(|done| done.tell(None));
         self.tidy(&records)
     }
 
@@ -469,7 +239,8 @@ impl Drop for Writer {
     fn drop(&mut self) {
         // Reached without `ended` only by a panic: whoever waits must not wait for ever.
         if !self.ended {
-            self.shared.fail("the log writer ended unexpectedly");
+            self.shared
+                .fail("the log writer ended unexpectedly", Vec::new());
         }
     }
 }

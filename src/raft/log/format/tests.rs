@@ -253,6 +253,8 @@ fn the_frontier_never_reaches_behind_what_is_purged() {
     assert!(frontier.admits(0) && frontier.admits(7));
     frontier.append(log_id(5));
     assert!(frontier.admits(6) && !frontier.admits(5) && !frontier.admits(7));
+    frontier.truncate_after(Some(log_id(8)));
+    assert_eq!(frontier.last, Some(log_id(5)), "a truncation adds nothing");
     frontier.purge(log_id(9));
     assert_eq!(
         (frontier.last, frontier.purged),
