@@ -31,7 +31,7 @@ use crate::wal::{Delta, Position};
 /// What openraft passes around as the content of a snapshot.
 pub(crate) enum SnapshotData {
     /// A received image, verified and synced.
-    Incoming(Spool),
+    Incoming(Box<Spool>),
     /// This node's own database; frozen only when it is sent.
     Own,
 }

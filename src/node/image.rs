@@ -40,7 +40,8 @@ impl Held {
         let last = u64::from(self.image.page_count().0);
         let pages = (RUN_BYTES / size.len()).max(1) as u64;
         let to = (from + pages - 1).min(last);
-        let mut bytes = vec![0; (to + 1).saturating_sub(from) as usize * size.len()];
+        let count = usize::try_from((to + 1).saturating_sub(from)).expect("at most one run");
+        let mut bytes = vec![0; count * size.len()];
         for (number, image) in (from..=to).zip(bytes.chunks_exact_mut(size.len())) {
             let page = u32::try_from(number).ok().and_then(PageNumber::new);
             let page = page.expect("between 1 and the page count");

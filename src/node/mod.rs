@@ -1,6 +1,6 @@
 //! Layer 2: where SQLite, the log and the network meet.
 //!
-//! One write, in order of the files it passes: `node` routes it to the leader, `write` queues and
+//! One write, in order of the files it passes: `running` routes it to the leader, `write` queues and
 //! groups it, `owner` runs the group on the owner thread, `gate` captures it inside xSync and hands
 //! it to `proposer`; the log and `network` make it durable on a quorum; `apply` releases it on the
 //! leader and has `owner` inject it on the followers.
@@ -8,9 +8,9 @@
 //! | file | what |
 //! |---|---|
 //! | `api`, `options`, `error` | what others see |
-//! | `node`, `open`, `tasks`, `status` | the node and its life |
+//! | `running`, `open`, `tasks`, `status` | the node and its life |
 //! | `write`, `read`, `rounds` | what the leader does for clients |
-//! | `owner`, `gate`, `flight`, `proposer` | the group in flight |
+//! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
@@ -41,9 +41,9 @@ mod image;
 mod manifest;
 mod membership;
 mod network;
-mod node;
 mod open;
 mod options;
+mod outlets;
 mod owner;
 mod parts;
 mod peers;
@@ -51,6 +51,7 @@ mod proposer;
 mod read;
 mod recovery;
 mod rounds;
+mod running;
 mod spool;
 mod stages;
 mod status;
@@ -61,8 +62,8 @@ mod write;
 pub use api::{Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served, WriteRequest};
 pub use error::Error;
 pub use image::ImageReader;
-pub use node::Node;
 pub use options::NodeOptions;
+pub use running::Node;
 pub use stages::Stage;
 
 pub use crate::sqlite::{

@@ -88,7 +88,7 @@ impl Link {
             .peer
             .request(kind, Priority::Control, body, deadline)
             .await;
-        wire::decode(&reply.map_err(rpc_error)?).map_err(damaged)
+        wire::decode(&reply.map_err(|error| rpc_error(&error))?).map_err(damaged)
     }
 
     async fn ask_vote(
@@ -142,7 +142,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
                 option.hard_ttl(),
             )
             .await
-            .map_err(rpc_error)?;
+            .map_err(|error| rpc_error(&error))?;
         match wire::decode(&reply).map_err(damaged)? {
             AppendReply::Conflict(_) => Ok(AppendEntriesResponse::Conflict),
             AppendReply::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
@@ -180,7 +180,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
                 .peer
                 .open_stream(kind::APPEND, Priority::Data, Bytes::new())
                 .await;
-            let (writer, reader) = opened.map_err(rpc_error)?;
+            let (writer, reader) = opened.map_err(|error| rpc_error(&error))?;
             let (sent, outstanding) = mpsc::unbounded_channel();
             let sender = tokio::spawn(send_appends(input, writer, sent));
             let pipeline = Pipeline {
@@ -357,7 +357,7 @@ impl Pipeline {
         let reply = match tokio::time::timeout(patience, self.reader.next()).await {
             Ok(Ok(Some(reply))) => reply,
             Ok(Ok(None)) => return Some(Err(damaged("the append stream ended".to_owned()))),
-            Ok(Err(error)) => return Some(Err(rpc_error(error))),
+            Ok(Err(error)) => return Some(Err(rpc_error(&error))),
             Err(_) => {
                 let what = format!("no acknowledgement for {patience:?}");
                 return Some(Err(RPCError::Unreachable(Unreachable::from_string(what))));
@@ -388,11 +388,11 @@ fn transfer_time(bytes: usize) -> Duration {
 }
 
 /// Failures to connect back off; failures of a stream are tried again at once.
-fn rpc_error(error: TransportError) -> RPCError<TypeConfig> {
+fn rpc_error(error: &TransportError) -> RPCError<TypeConfig> {
     if error.nothing_was_delivered() {
-        RPCError::Unreachable(Unreachable::new(&error))
+        RPCError::Unreachable(Unreachable::new(error))
     } else {
-        RPCError::Network(NetworkError::new(&error))
+        RPCError::Network(NetworkError::new(error))
     }
 }
 

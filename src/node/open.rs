@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use openraft::{Config, SnapshotPolicy};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::Raft;
 use super::apply::StateMachine;
@@ -18,13 +18,14 @@ use super::health::Health;
 use super::identity::{Identity, random_u64};
 use super::membership::{Membership, Settled};
 use super::network::Network;
-use super::node::{Inner, Node, Shell, check};
 use super::options::NodeOptions;
-use super::owner::{Extent, Job, Owner, OwnerContext, Recorded};
+use super::outlets::{Outlets, Watches};
+use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
 use super::proposer::Proposer;
 use super::recovery::{Recovered, recover};
 use super::rounds::Rounds;
+use super::running::{Inner, Node, Shell, check};
 use super::stages::Stages;
 use super::tasks;
 use super::write::{WriteQueue, run_groups};
@@ -193,13 +194,9 @@ impl Assembly {
     }
 
     async fn assemble(&self, cluster: ClusterId, from: Recovered) -> Result<Arc<Inner>, Error> {
-        let options = self.options.clone();
-        let (flights, stages) = (Arc::new(Flights::default()), Arc::new(Stages::default()));
-        let recorded_state = from.recorded.map(|applied| Recorded {
-            applied,
-            membership: from.membership.clone(),
-        });
-        let frontier = Arc::new(Frontier::new(from.fence, from.membership));
+        let flights = Arc::new(Flights::default());
+        let stages = Arc::new(Stages::default());
+        let frontier = Arc::new(Frontier::new(from.fence, from.membership.clone()));
         let runtime = tokio::runtime::Handle::current();
         let proposer = Proposer::new(runtime, Arc::clone(&flights), Arc::clone(&stages));
         let origin = Origin {
@@ -213,12 +210,58 @@ impl Assembly {
             Arc::clone(&frontier),
             Arc::clone(&proposer),
             Arc::clone(&stages),
-            options.entry_bytes_max,
+            self.options.entry_bytes_max,
         );
-        let readers = Arc::new(OnceLock::new());
-        let (recorded, recorded_watch) = watch::channel(recorded_state);
-        let (blocked, blocked_watch) = watch::channel(None);
-        let (extent, extent_watch) = watch::channel(Extent::default());
+        let log = from.log.clone();
+        let (owner, watches) = self.start_owner(desk, from).await?;
+        let machine = StateMachine {
+            owner: Arc::clone(&owner),
+            flights: Arc::clone(&flights),
+            frontier: Arc::clone(&frontier),
+            log: log.clone(),
+            health: Arc::clone(&self.health),
+            origin,
+            recorded: watches.recorded.clone(),
+            dir: self.options.data_dir.clone(),
+            spool_bytes_max: self.options.spool_bytes_max,
+            parts: None,
+        };
+        let raft = self.start_raft(&owner, log.clone(), machine).await?;
+        proposer.connect(raft.clone());
+        let (writes, queue) = WriteQueue::new();
+        let rounds = Rounds::start(Arc::clone(&self.raft), self.options.election_max() * 2);
+        let inner = Arc::new(Inner {
+            options: self.options.clone(),
+            membership: Arc::clone(&self.membership),
+            health: Arc::clone(&self.health),
+            endpoint: self.endpoint.clone(),
+            raft,
+            log,
+            owner,
+            flights,
+            frontier,
+            stages,
+            writes,
+            rounds,
+            watches,
+        });
+        drop(self.handler_node.set(Arc::downgrade(&inner)));
+        tokio::spawn(run_groups(Arc::clone(&inner), queue));
+        tasks::start(&inner, origin);
+        Ok(inner)
+    }
+
+    async fn start_owner(
+        &self,
+        desk: Arc<Desk>,
+        from: Recovered,
+    ) -> Result<(Arc<Owner>, Watches), Error> {
+        let options = &self.options;
+        let recorded = from.recorded.map(|applied| Recorded {
+            applied,
+            membership: from.membership,
+        });
+        let (outlets, watches) = Outlets::new(recorded);
         let context = OwnerContext {
             database: DatabaseOptions {
                 spool_bytes_max: usize::try_from(options.spool_bytes_max).unwrap_or(usize::MAX),
@@ -236,56 +279,16 @@ impl Assembly {
                 limits: Limits::default(),
             },
             desk,
-            log: from.log.clone(),
+            log: from.log,
             health: Arc::clone(&self.health),
             checkpoint_wal_bytes: options.checkpoint_wal_bytes,
-            readers_slot: Arc::clone(&readers),
-            recorded,
-            blocked,
-            extent,
+            outlets,
         };
         let (lock, hashes) = (from.lock, from.hashes);
         let owner = tokio::task::spawn_blocking(move || Owner::start(context, lock, hashes))
             .await
             .map_err(|error| Error::Raft(error.to_string()))??;
-        let machine = StateMachine {
-            owner: Arc::clone(&owner),
-            flights: Arc::clone(&flights),
-            frontier: Arc::clone(&frontier),
-            log: from.log.clone(),
-            health: Arc::clone(&self.health),
-            origin,
-            recorded: recorded_watch.clone(),
-            dir: options.data_dir.clone(),
-            spool_bytes_max: options.spool_bytes_max,
-            parts: None,
-        };
-        let raft = self.start_raft(&owner, from.log.clone(), machine).await?;
-        proposer.connect(raft.clone());
-        let (writes, queue) = WriteQueue::new();
-        let rounds = Rounds::start(Arc::clone(&self.raft), options.election_max() * 2);
-        let inner = Arc::new(Inner {
-            options,
-            membership: Arc::clone(&self.membership),
-            health: Arc::clone(&self.health),
-            endpoint: self.endpoint.clone(),
-            raft,
-            log: from.log,
-            owner,
-            flights,
-            frontier,
-            stages,
-            readers,
-            writes,
-            rounds,
-            recorded: recorded_watch,
-            blocked: blocked_watch,
-            extent: extent_watch,
-        });
-        drop(self.handler_node.set(Arc::downgrade(&inner)));
-        tokio::spawn(run_groups(Arc::clone(&inner), queue));
-        tasks::start(&inner, origin);
-        Ok(inner)
+        Ok((owner, watches))
     }
 
     async fn start_raft(
@@ -321,7 +324,7 @@ impl Inner {
         // An owner that is gone already has nothing to close.
         let _ = closed.await;
         let (owner, log) = (Arc::clone(&self.owner), self.log.clone());
-        let readers = Arc::clone(&self.readers);
+        let readers = Arc::clone(&self.watches.readers);
         let joined = tokio::task::spawn_blocking(move || {
             owner.join();
             if let Some(readers) = readers.get() {

@@ -5,18 +5,19 @@
 //! thread is blocked inside xSync; whoever needs it then must first decide that flight.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::error::Error;
 use super::fence::Fence;
 use super::gate::{Desk, Landed, QuorumGate};
 use super::health::Health;
 use super::image::Held;
+use super::outlets::{Extent, Outlets};
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::proposer::Ticket;
 use super::spool::Spool;
@@ -79,14 +80,7 @@ pub(crate) struct OwnerContext {
     pub(crate) log: Log,
     pub(crate) health: Arc<Health>,
     pub(crate) checkpoint_wal_bytes: u64,
-    /// Filled when the database exists.
-    pub(crate) readers_slot: Arc<OnceLock<Readers>>,
-    /// Position of the last durable checkpoint record.
-    pub(crate) recorded: watch::Sender<Option<Recorded>>,
-    /// What keeps checkpoints from completing.
-    pub(crate) blocked: watch::Sender<Option<String>>,
-    /// Bytes of the WAL after the last job, and the database's size in pages and bytes per page.
-    pub(crate) extent: watch::Sender<Extent>,
+    pub(crate) outlets: Outlets,
 }
 
 /// The last durable checkpoint record, as far as Raft's snapshots are concerned.
@@ -94,15 +88,6 @@ pub(crate) struct OwnerContext {
 pub(crate) struct Recorded {
     pub(crate) applied: Position,
     pub(crate) membership: StoredMembership,
-}
-
-/// The size of the database as `/status` shows it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Extent {
-    pub(crate) wal_bytes: u64,
-    pub(crate) page_count: u32,
-    pub(crate) page_size: u32,
-    pub(crate) hash: u128,
 }
 
 /// The handle on the owner thread.
@@ -275,7 +260,7 @@ impl OwnerThread {
         let writer = Writer::new(database.connection(), &self.context.writer)?;
         let readers = Readers::open(self.context.readers.clone());
         let readers = readers.map_err(Error::io("start the read threads"))?;
-        if self.context.readers_slot.set(readers).is_err() {
+        if self.context.outlets.readers.set(readers).is_err() {
             unreachable!("the database is opened once");
         }
         self.state = State::Open(Box::new(Open {
@@ -471,7 +456,7 @@ impl OwnerThread {
                 backfill.wal_frames
             )
         });
-        self.context.blocked.send_replace(blocked);
+        self.context.outlets.blocked.send_replace(blocked);
         if !backfill.complete {
             return Ok(false);
         }
@@ -495,7 +480,7 @@ impl OwnerThread {
             .state()
             .settled_membership()
             .clone();
-        self.context.recorded.send_replace(Some(Recorded {
+        self.context.outlets.recorded.send_replace(Some(Recorded {
             applied,
             membership,
         }));
@@ -503,7 +488,7 @@ impl OwnerThread {
 
     fn publish_extent(&self) {
         if let State::Open(open) = &self.state {
-            self.context.extent.send_replace(Extent {
+            self.context.outlets.extent.send_replace(Extent {
                 wal_bytes: open.wal_bytes(),
                 page_count: open.database.page_count().0,
                 page_size: open.database.page_size().bytes(),

@@ -12,7 +12,7 @@ use super::append_frame;
 use super::apply::SnapshotData;
 use super::manifest::Manifest;
 use super::membership::Membership;
-use super::node::Inner;
+use super::running::Inner;
 use super::spool::{Spool, SpoolWriter};
 use super::wire::{
     self, Adopted, Adoption, AppendReply, Call, Forward, Forwarded, Greeting, Joined, Joining,
@@ -144,7 +144,7 @@ impl Peers {
         let Some(raft) = self.raft.get() else {
             return Ok(AppendReply::Stopped);
         };
-        let request = append_frame::decode(body)?;
+        let request = append_frame::decode(&body)?;
         let last = request
             .entries
             .last()
@@ -209,7 +209,7 @@ impl Peers {
 async fn append(raft: &Raft, frames: FrameReader, mut replies: FrameWriter) -> Result<(), String> {
     let requests = stream::unfold(frames, |mut frames| async {
         let frame = frames.next().await.ok().flatten()?;
-        match append_frame::decode(frame) {
+        match append_frame::decode(&frame) {
             Ok(request) => Some((request, frames)),
             Err(what) => {
                 tracing::warn!(what, "an append frame is refused");
@@ -275,7 +275,7 @@ async fn install(raft: &Raft, vote: Vote, spool: Spool) -> SnapshotReply {
     };
     let snapshot = Snapshot {
         meta,
-        snapshot: SnapshotData::Incoming(spool),
+        snapshot: SnapshotData::Incoming(Box::new(spool)),
     };
     let response = raft.install_full_snapshot(vote, snapshot).await;
     response

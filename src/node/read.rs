@@ -15,7 +15,7 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::ProgressResponder;
 
 use super::api::{Level, ReadRequest, Refusal, Served};
-use super::node::{Inner, NotLed};
+use super::running::{Inner, NotLed};
 use super::write::served;
 use crate::raft::Payload;
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::api::{MemberStatus, NodeStatus, Refusal};
 use super::image::ImageReader;
-use super::node::{Inner, Node};
+use super::running::{Inner, Node};
 use super::wire::{self, Greeting, Introduction, kind};
 use crate::raft::Member;
 use crate::transport::Priority;
@@ -105,7 +105,7 @@ impl Inner {
     fn fill(&self, status: &mut NodeStatus) {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let (state, extent) = (self.frontier.state(), *self.extent.borrow());
+        let (state, extent) = (self.frontier.state(), *self.watches.extent.borrow());
         status.cluster_id = self
             .membership
             .cluster()
@@ -118,6 +118,7 @@ impl Inner {
         status.data_index = state.fence.last_data.map_or(0, |at| at.index);
         status.purged_index = metrics.purged.map_or(0, |id| id.index);
         status.checkpoint_index = self
+            .watches
             .recorded
             .borrow()
             .as_ref()
@@ -128,7 +129,7 @@ impl Inner {
         status.wal_bytes = extent.wal_bytes;
         status.log_bytes = self.log.bytes();
         status.ready = state.fence.last_data.is_some() && status.out_of_service.is_none();
-        status.checkpoint_blocked = self.blocked.borrow().clone();
+        status.checkpoint_blocked = self.watches.blocked.borrow().clone();
         status.stages = self.stages.all();
         drop(metrics);
         status.leader = self.leader();

@@ -7,7 +7,7 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::ProgressResponder;
 
 use super::gate::Origin;
-use super::node::Inner;
+use super::running::Inner;
 use crate::raft::{LeaderId, Payload};
 use crate::sqlite::{AutoVacuum, genesis_page};
 use crate::wal::{
@@ -84,7 +84,7 @@ async fn propose_genesis(inner: &Inner, origin: Origin, leader: LeaderId) {
 /// Follows the checkpoint records: tells Raft about them, and purges the log below the last one but
 /// for a tail that lets followers catch up without a whole image.
 async fn purge(inner: Arc<Inner>) {
-    let mut recorded = inner.recorded.clone();
+    let mut recorded = inner.watches.recorded.clone();
     loop {
         let upto = recorded
             .borrow_and_update()

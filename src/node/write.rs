@@ -12,9 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::api::{Refusal, Served, WriteRequest};
 use super::flight::Discard;
-use super::node::{Inner, NotLed};
 use super::owner::{GroupEnd, Job};
 use super::proposer::Ticket;
+use super::running::{Inner, NotLed};
 use super::stages::Stage;
 use crate::raft::LeaderId;
 use crate::sqlite::{Reply, Request, SqlCommit, Value, Writer};

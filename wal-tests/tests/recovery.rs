@@ -127,7 +127,7 @@ fn the_start_lock_waits_for_another_process_and_names_it() {
 #[test]
 fn a_database_is_opened_once_in_a_process_and_again_when_nothing_is_left_of_it() {
     let dir = data_dir();
-    let mut node = create(dir.path());
+    let node = create(dir.path());
     let image = node.database.image().unwrap();
     let held = || StartLock::acquire(dir.path(), Duration::from_secs(60));
     assert!(matches!(held(), Err(Error::InUse { .. })));

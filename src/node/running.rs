@@ -15,7 +15,8 @@ use super::frontier::Frontier;
 use super::health::Health;
 use super::membership::Membership;
 use super::options::NodeOptions;
-use super::owner::{Extent, Owner, Recorded};
+use super::outlets::Watches;
+use super::owner::Owner;
 use super::rounds::Rounds;
 use super::stages::Stages;
 use super::wire::{self, Call, Forward, Forwarded, kind};
@@ -57,12 +58,9 @@ pub(crate) struct Inner {
     pub(crate) flights: Arc<Flights>,
     pub(crate) frontier: Arc<Frontier>,
     pub(crate) stages: Arc<Stages>,
-    pub(crate) readers: Arc<OnceLock<Readers>>,
     pub(crate) writes: WriteQueue,
     pub(crate) rounds: Rounds,
-    pub(crate) recorded: watch::Receiver<Option<Recorded>>,
-    pub(crate) blocked: watch::Receiver<Option<String>>,
-    pub(crate) extent: watch::Receiver<Extent>,
+    pub(crate) watches: Watches,
 }
 
 /// Where a request has to go.
@@ -325,7 +323,7 @@ impl Inner {
 
     fn readers(&self) -> Result<&Readers, Refusal> {
         let missing = || Refusal::NotReady("the database does not exist yet".to_owned());
-        self.readers.get().ok_or_else(missing)
+        self.watches.readers.get().ok_or_else(missing)
     }
 
     /// This node as the others know it.

@@ -1,0 +1,59 @@
+//! What the owner thread lets others see without asking it.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::watch;
+
+use super::owner::Recorded;
+use crate::sqlite::Readers;
+
+/// The size of the database as `/status` shows it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extent {
+    pub(crate) wal_bytes: u64,
+    pub(crate) page_count: u32,
+    pub(crate) page_size: u32,
+    pub(crate) hash: u128,
+}
+
+/// The owner's side.
+pub(crate) struct Outlets {
+    /// Filled when the database exists.
+    pub(crate) readers: Arc<OnceLock<Readers>>,
+    /// The last durable checkpoint record.
+    pub(crate) recorded: watch::Sender<Option<Recorded>>,
+    /// What keeps checkpoints from completing.
+    pub(crate) blocked: watch::Sender<Option<String>>,
+    /// The database's size after the last job.
+    pub(crate) extent: watch::Sender<Extent>,
+}
+
+/// Everyone else's side.
+pub(crate) struct Watches {
+    pub(crate) readers: Arc<OnceLock<Readers>>,
+    pub(crate) recorded: watch::Receiver<Option<Recorded>>,
+    pub(crate) blocked: watch::Receiver<Option<String>>,
+    pub(crate) extent: watch::Receiver<Extent>,
+}
+
+impl Outlets {
+    pub(crate) fn new(recorded: Option<Recorded>) -> (Self, Watches) {
+        let readers = Arc::new(OnceLock::new());
+        let (recorded, recorded_watch) = watch::channel(recorded);
+        let (blocked, blocked_watch) = watch::channel(None);
+        let (extent, extent_watch) = watch::channel(Extent::default());
+        let watches = Watches {
+            readers: Arc::clone(&readers),
+            recorded: recorded_watch,
+            blocked: blocked_watch,
+            extent: extent_watch,
+        };
+        let outlets = Self {
+            readers,
+            recorded,
+            blocked,
+            extent,
+        };
+        (outlets, watches)
+    }
+}
