@@ -38,14 +38,14 @@ async fn failure(
     lines: &mut Vec<String>,
 ) -> Option<String> {
     let status = server.node.status();
+    // Before the leader: a node that has failed takes no part in Raft any more, and knows none.
+    if let Some(reason) = status.out_of_service {
+        return Some(format!("[+]db not ok: ({reason})"));
+    }
     if status.leader.is_none() {
         return Some("[+]leader does not exist".to_owned());
     }
     lines.push("[+]leader ok".to_owned());
-    if let Some(reason) = status.out_of_service {
-        lines.push("[+]store ok".to_owned());
-        return Some(format!("[+]db not ok: ({reason})"));
-    }
     if !status.ready {
         return Some("[+]store not ready".to_owned());
     }
