@@ -18,7 +18,7 @@ use super::spool::Spool;
 use crate::raft::codec::{decode_membership, encode_membership};
 use crate::raft::log::{Log, LogIdentity, LogOptions, RealFiles};
 use crate::raft::{StoredMembership, position_of};
-use crate::sqlite::{Change, PageHashes, Record, Redo, StartLock};
+use crate::sqlite::{self, Change, PageHashes, Record, Redo, StartLock};
 use crate::wal::{ClusterId, DatabaseHash, Delta, Position};
 
 /// What a node starts from.
@@ -55,6 +55,10 @@ pub(crate) fn recover(
             .is_none_or(|record| record.applied < spool.manifest().applied)
     });
     let lock = StartLock::acquire(dir, options.open_wait)?;
+    let suspect = match &record {
+        Some(record) if pending.is_none() => record.is_suspect(&lock)?,
+        _ => false,
+    };
     let (mut redo, start) = match (pending, record) {
         (Some(spool), _) => install(lock, &spool)?,
         (None, Some(record)) => {
@@ -86,6 +90,9 @@ pub(crate) fn recover(
     let applied = fence
         .last_applied
         .expect("a record has an applied position");
+    if suspect {
+        verify(&redo)?;
+    }
     let (lock, mut hashes) = redo.finish()?;
     let encoded = encode_membership(&membership);
     Record::save(&lock, &mut hashes, applied, fence.last_data, &encoded)?;
@@ -97,6 +104,20 @@ pub(crate) fn recover(
         fence,
         membership,
         recorded: Some(applied),
+    })
+}
+
+/// Somebody has touched or replaced the main file while the node was down. A copy with the same
+/// pages is as good; anything else would make this node answer differently from its peers.
+fn verify(redo: &Redo) -> Result<(), Error> {
+    tracing::warn!("the database file was changed while the node was down; reading all of it");
+    redo.verify().map_err(|error| match error {
+        sqlite::Error::Page { page, file } => Error::Corrupt {
+            what: format!("page {page} was changed while the node was down"),
+            file,
+            advice: REBUILD,
+        },
+        other => other.into(),
     })
 }
 
