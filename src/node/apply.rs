@@ -1,8 +1,8 @@
 //! openraft's state machine: a committed entry becomes a release, an injection, or nothing.
 //!
-//! Entries are applied one after the other. Nothing is released or injected before the local log has
-//! flushed the entry: openraft may ask earlier, and a page that reaches the database before its log
-//! record is durable could not be explained after a crash.
+//! Entries are applied one after the other. Nothing is released or injected before the local log
+//! has flushed the entry: openraft may ask earlier, and a page that reaches the database before its
+//! log record is durable could not be explained after a crash.
 
 use std::io;
 use std::path::PathBuf;
