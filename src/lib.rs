@@ -33,7 +33,7 @@
 //! | 7 | `raft/log` | the leader appends and syncs, in parallel with 8 | leader |
 //! | 8 | `node/network` | the same bytes go to every follower | no |
 //! | 9 | follower `raft/log` | appends, syncs, acknowledges | **quorum** |
-//! | 10 | `node/apply` | committed: xSync writes the WAL and returns, SQLite publishes | again from the log |
+//! | 10 | `node/apply` | committed: xSync writes the WAL, SQLite publishes | again from the log |
 //! | 11 | follower `sqlite/inject` | writes the same pages, publishes | again from the log |
 //! | 12 | `http/response` | the answers of the group | |
 //!
@@ -50,7 +50,8 @@
 //! * A refused commit is never guessed: committed, certainly not, or unknown, and unknown is said.
 //! * The log is the only truth; the database is a view of it that can be made again.
 //! * One owner of SQLite's WAL write and checkpoint locks for the life of the process.
-//! * Nothing read from a peer, a client or a disk panics, or allocates before its length is checked.
+//! * Nothing read from a peer, a client or a disk panics, or allocates before its length is
+//!   checked.
 //! * After a failed write or sync the log is latched; after a decision of the quorum any local
 //!   failure ends the process.
 //!
@@ -75,7 +76,7 @@
 //! # Formats
 //!
 //! Each is described in one place, a table in the file that implements it: deltas ([`wal::delta`]),
-//! SQLite's WAL and WAL-index ([`wal::mod@format`], [`wal::index`]), the log ([`raft::log`]), the
+//! SQLite's WAL and WAL-index ([`mod@wal::format`], [`wal::index`]), the log ([`raft::log`]), the
 //! codecs ([`raft::codec`]), and the private ones: checkpoint record and page hashes
 //! (`sqlite/record`, `sqlite/page_hashes`), snapshot manifest and spool (`node/manifest`,
 //! `node/spool`), identity (`node/identity`), append frames and control messages

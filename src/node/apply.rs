@@ -92,11 +92,13 @@ impl StateMachine {
             return Err(io::Error::other(what));
         }
         let sequence = header.sequence;
-        let ours = (header.origin, header.epoch) == (self.origin.node, self.origin.epoch)
-            && self.flights.is_waiting(sequence);
+        let from_us = (header.origin, header.epoch) == (self.origin.node, self.origin.epoch);
+        let ours = from_us && self.flights.is_waiting(sequence);
         let mut fence = self.frontier.state().fence;
         let verdict = fence.judge(header, position);
-        if !ours {
+        // A leftover part of a flight of ours that was refused earlier says nothing about the one
+        // in the air; but whatever changes the database takes its base away.
+        if !ours && (!from_us || verdict == Verdict::Accept) {
             let why = "another leader's transaction took its place";
             settled(self.flights.discard_any(why)).await;
         }
