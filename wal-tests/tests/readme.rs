@@ -20,7 +20,8 @@ struct Group(Child);
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(group) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
-            drop(kill_process_group(group, Signal::KILL));
+            // Nothing is left to kill if all of them have ended.
+            let _ = kill_process_group(group, Signal::KILL);
         }
         drop(self.0.wait());
     }
