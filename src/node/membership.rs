@@ -23,7 +23,7 @@ use super::wire::{
     self, Adopted, Adoption, Greeting, Introduction, Joined, Joining, MemberMirror, kind,
 };
 use crate::raft::Member;
-use crate::transport::{Endpoint, Priority};
+use crate::transport::{Endpoint, Priority, TransportError};
 use crate::wal::ClusterId;
 
 /// What this node knows of its own and of others' membership.
@@ -149,8 +149,8 @@ impl Membership {
         }
         tracing::info!(peers = ?self.join, "looking for a cluster");
         loop {
-            let peers = self.greet_all(endpoint).await;
-            if let Some(found) = self.look_around(endpoint, &peers).await? {
+            let met = self.greet_all(endpoint).await;
+            if let Some(found) = self.look_around(endpoint, &met).await? {
                 return Ok(found);
             }
             let mut assigned = self.assigned.subscribe();
@@ -163,26 +163,21 @@ impl Membership {
     async fn look_around(
         &self,
         endpoint: &Endpoint,
-        peers: &[Introduction],
+        met: &Met,
     ) -> Result<Option<(ClusterId, Settled)>, Error> {
         let Identity {
             cluster: mine,
             founder,
             ..
         } = lock(&self.identity).clone();
-        let theirs = peers.iter().find_map(|peer| peer.cluster);
-        let founders = self.founders(peers);
+        let founders = self.founders(&met.peers);
         let first = founders.keys().next() == Some(&self.raft_id());
-        match (mine, theirs) {
-            (Some(mine), Some(theirs)) if mine.0 != theirs => Err(Error::Configuration(format!(
-                "this node belongs to cluster {mine}, the nodes given by -join to {}; start it \
-                 with an empty data directory to move it",
-                ClusterId(theirs)
-            ))),
+        match (mine, met.cluster()) {
+            (Some(mine), Some(theirs)) if mine != theirs => Err(elsewhere(mine, theirs)),
             (None, Some(theirs)) => {
-                self.adopt(theirs).map_err(Error::Configuration)?;
-                endpoint.assign(ClusterId(theirs))?;
-                Ok(Some((ClusterId(theirs), Settled::Wait)))
+                self.adopt(theirs.0).map_err(Error::Configuration)?;
+                endpoint.assign(theirs)?;
+                Ok(Some((theirs, Settled::Wait)))
             }
             (Some(mine), _) if !founder => {
                 endpoint.assign(mine)?;
@@ -220,7 +215,8 @@ impl Membership {
             .collect()
     }
 
-    async fn greet_all(&self, endpoint: &Endpoint) -> Vec<Introduction> {
+    /// Greets every address given by `-join` but the own one.
+    async fn greet_all(&self, endpoint: &Endpoint) -> Met {
         let mine = self.raft_id();
         let greeting = Greeting {
             raft_id: mine,
@@ -228,7 +224,7 @@ impl Membership {
             bootstrap_expect: self.bootstrap_expect,
         };
         let body = Bytes::from(wire::encode(&greeting));
-        let mut peers = Vec::new();
+        let mut met = Met::default();
         for addr in self
             .join
             .iter()
@@ -238,14 +234,36 @@ impl Membership {
             let reply = peer.request(kind::GREETING, Priority::Control, body.clone(), PATIENCE);
             match reply.await {
                 Ok(reply) => match wire::decode::<Introduction>(&reply) {
-                    Ok(peer) if peer.raft_id != mine => peers.push(peer),
+                    Ok(peer) if peer.raft_id != mine => met.peers.push(peer),
                     Ok(_) => {}
                     Err(what) => tracing::warn!(addr, what, "a peer's introduction is unreadable"),
                 },
+                Err(TransportError::Refused {
+                    cluster: Some(theirs),
+                    ..
+                }) => met.elsewhere = Some(theirs),
                 Err(error) => tracing::debug!(addr, %error, "no peer there yet"),
             }
         }
-        peers
+        met
+    }
+
+    /// A node of one cluster that is told to join another would silently stay where it is. Ends the
+    /// node if that is what its flags say, and returns once a peer of its own cluster has answered.
+    async fn check_targets(&self, endpoint: &Endpoint) {
+        let mut pause = JOIN_INTERVAL;
+        while let Some(mine) = self.cluster() {
+            let met = self.greet_all(endpoint).await;
+            match met.cluster() {
+                Some(theirs) if theirs != mine => {
+                    return self.health.fail(elsewhere(mine, theirs).to_string());
+                }
+                Some(_) => return,
+                // Down, or still looking for a cluster: no reason to stop serving ours.
+                None => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(CHECK_INTERVAL_MAX);
+        }
     }
 
     async fn all_adopt(
@@ -274,6 +292,9 @@ impl Membership {
 
     /// Asks the leader, wherever it is, to make this node a member; repeats until it is one.
     pub(crate) async fn join(self: Arc<Self>, endpoint: Endpoint) {
+        let checked = Arc::clone(&self);
+        let checking = endpoint.clone();
+        tokio::spawn(async move { checked.check_targets(&checking).await });
         let mut next = 0;
         let mut hint: Option<String> = None;
         while !self.is_member() {
@@ -427,6 +448,29 @@ impl Membership {
     }
 }
 
+/// Who answered the greetings.
+#[derive(Default)]
+struct Met {
+    peers: Vec<Introduction>,
+    /// The cluster of a peer that refused us because it belongs to another one than we do.
+    elsewhere: Option<ClusterId>,
+}
+
+impl Met {
+    /// The cluster that the peers belong to; those that talk to us decide before those that do not.
+    fn cluster(&self) -> Option<ClusterId> {
+        let cluster = self.peers.iter().find_map(|peer| peer.cluster);
+        cluster.map(ClusterId).or(self.elsewhere)
+    }
+}
+
+fn elsewhere(mine: ClusterId, theirs: ClusterId) -> Error {
+    Error::Configuration(format!(
+        "this node belongs to cluster {mine}, the nodes given by -join to {theirs}; start it \
+         without -join, or with an empty data directory to move it"
+    ))
+}
+
 async fn change(raft: &Raft, change: ChangeMembers<u64, Member>) -> Result<(), String> {
     let changed = raft.change_membership(change, false).await;
     changed.map(drop).map_err(|error| error.to_string())
@@ -440,6 +484,7 @@ const HEARD_MAX: usize = 64;
 const GREETING_INTERVAL: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(1);
 const JOIN_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// The leader answers a join only when the newcomer has caught up, or after this minus a margin.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(10);
