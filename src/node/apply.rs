@@ -109,7 +109,9 @@ impl StateMachine {
             }
             (Verdict::Accept, false) => self.inject(delta, position).await?,
             (Verdict::Stage, ours) => {
-                if !ours {
+                if ours {
+                    self.parts = None;
+                } else {
                     self.stage(delta)?;
                 }
                 self.frontier.advance(|state| state.fence = fence);
@@ -159,7 +161,11 @@ impl StateMachine {
         if delta.header().part.number == 1 {
             self.parts = Some(StagedParts::new(self.dir.clone(), self.spool_bytes_max));
         }
-        let parts = self.parts.as_mut().expect("the fence stages part 1 first");
+        let Some(parts) = &mut self.parts else {
+            // Its first parts came while they belonged to a flight of ours. That was refused when a
+            // later part was, so the last part does not exist; `inject` would notice if it did.
+            return Ok(());
+        };
         // Writing to the page cache; it blocks for no longer than copying the part does.
         parts.push(delta)
     }
