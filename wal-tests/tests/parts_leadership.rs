@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use wal_tests::client::{Client, Outcome};
 use wal_tests::cluster::{Formation, ProcessCluster};
 use wal_tests::seed::{Random, seed};
@@ -59,7 +58,7 @@ fn a_leader_deposed_between_the_parts_of_a_transaction_lives_with_the_parts_that
         .query(cluster.address(leader), "linearizable", sql)
         .unwrap();
     for (id, outcome) in (0..).zip(&told) {
-        let row = found.iter().find(|row| row[0] == Value::from(id));
+        let row = found.iter().find(|row| row[0] == id);
         let rows = row.map_or(0, |row| row[1].as_u64().unwrap());
         let right = match outcome {
             Outcome::Answered(_) => rows == PARTS,
