@@ -1,8 +1,8 @@
 //! openraft's state machine: a committed entry becomes a release, an injection, or nothing.
 //!
-//! Entries are applied one after the other. Nothing is released or injected before the local log has
-//! flushed the entry: openraft may ask earlier, and a page that reaches the database before its log
-//! record is durable could not be explained after a crash.
+//! Entries are applied one after the other. Nothing is released or injected before the local log
+//! has flushed the entry: openraft may ask earlier, and a page that reaches the database before its
+//! log record is durable could not be explained after a crash.
 
 use std::io;
 use std::path::PathBuf;
@@ -92,11 +92,13 @@ impl StateMachine {
             return Err(io::Error::other(what));
         }
         let sequence = header.sequence;
-        let ours = (header.origin, header.epoch) == (self.origin.node, self.origin.epoch)
-            && self.flights.is_waiting(sequence);
+        let from_us = (header.origin, header.epoch) == (self.origin.node, self.origin.epoch);
+        let ours = from_us && self.flights.is_waiting(sequence);
         let mut fence = self.frontier.state().fence;
         let verdict = fence.judge(header, position);
-        if !ours {
+        // A leftover part of a flight of ours that was refused earlier says nothing about the one
+        // in the air; but whatever changes the database takes its base away.
+        if !ours && (!from_us || verdict == Verdict::Accept) {
             let why = "another leader's transaction took its place";
             settled(self.flights.discard_any(why)).await;
         }

@@ -1,7 +1,7 @@
 //! The group in flight: executed, proposed, and blocked inside xSync until its fate is known.
 //!
 //! ```text
-//!   register --> Waiting --release--> Released --settled--> gone   (SQLite has published the pages)
+//!   register --> Waiting --release--> Released --settled--> gone   (SQLite has published it)
 //!                   |
 //!                   +-----discard---> Discarded --settled--> gone  (SQLite has rolled back)
 //! ```

@@ -81,7 +81,8 @@ impl Node {
         }
     }
 
-    /// Stops: hands over nothing that was acknowledged to anybody, checkpoints, and closes all files.
+    /// Stops: hands over nothing that was acknowledged to anybody, checkpoints, and closes all
+    /// files.
     pub async fn close(&self) {
         let shell = Arc::clone(&self.shell);
         if let Some(inner) = shell.inner.get() {

@@ -1,7 +1,7 @@
 //! The owner thread: the one place in the process that writes the database.
 //!
-//! It runs groups (leader), injects deltas (follower), checkpoints, and hands out frozen images, one
-//! job at a time and in the order in which they arrive. While a group waits for the quorum the
+//! It runs groups (leader), injects deltas (follower), checkpoints, and hands out frozen images,
+//! one job at a time and in the order in which they arrive. While a group waits for the quorum the
 //! thread is blocked inside xSync; whoever needs it then must first decide that flight.
 
 use std::path::PathBuf;

@@ -1,8 +1,9 @@
 //! Start-up: from what is on disk to a database that holds exactly the committed prefix of the log.
 //!
-//! The checkpoint record says up to where the main file is complete; everything later is redone from
-//! the log, up to the durable `committed`, as exact pages straight into the main file before any
-//! connection is open. The cost is the log since the last checkpoint, never the size of the database.
+//! The checkpoint record says up to where the main file is complete; everything later is redone
+//! from the log, up to the durable `committed`, as exact pages straight into the main file before
+//! any connection is open. The cost is the log since the last checkpoint, never the size of the
+//! database.
 
 use std::fs;
 use std::path::Path;

@@ -183,8 +183,8 @@ async fn run_group(inner: &Arc<Inner>, leader: LeaderId, group: Vec<QueuedWrite>
     }
 }
 
-/// Has the owner run the requests, or as many of them as share a transaction. If the outcome becomes
-/// doubtful meanwhile the clients are told, but the flight goes on.
+/// Has the owner run the requests, or as many of them as share a transaction. If the outcome
+/// becomes doubtful meanwhile the clients are told, but the flight goes on.
 async fn run_transaction(
     inner: &Arc<Inner>,
     leader: LeaderId,
@@ -241,7 +241,8 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
                 }
             });
         }
-        // Part of the group is committed and the rest is not; only VACUUM's neighbours can get here.
+        // Part of the group is committed and the rest is not; only VACUUM's neighbours can get
+        // here.
         (_, Some(_), Some(_)) => {
             let why = "leadership was lost between two of its statements";
             answer(waiters, || Err(Some(Refusal::Unknown(why.to_owned()))));

@@ -1,9 +1,10 @@
 //! The frames of the transaction that is being written: kept away from the WAL until it may commit.
 //!
-//! SQLite writes its frames here in place of the WAL file, reads them back from here when it spilled
-//! its cache, and overwrites them: with a newer image of the same page, with new checksums, or after
-//! a savepoint was rolled back. What a transaction changed is therefore only known at its end, when
-//! SQLite syncs: the frames up to the first commit frame, and of these the last one of each page.
+//! SQLite writes its frames here in place of the WAL file, reads them back from here when it
+//! spilled its cache, and overwrites them: with a newer image of the same page, with new checksums,
+//! or after a savepoint was rolled back. What a transaction changed is therefore only known at its
+//! end, when SQLite syncs: the frames up to the first commit frame, and of these the last one of
+//! each page.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -275,8 +276,8 @@ impl Frames {
         self.read(image, offset)
     }
 
-    /// The frame that ends the transaction, if it is written. What follows it is the stale rest of a
-    /// savepoint that was rolled back.
+    /// The frame that ends the transaction, if it is written. What follows it is the stale rest of
+    /// a savepoint that was rolled back.
     pub(super) fn commit_frame(&self) -> Option<CommitFrame> {
         let index = self.headers.iter().position(|header| header.commit != 0)?;
         Some(CommitFrame {

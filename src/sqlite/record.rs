@@ -1,8 +1,8 @@
 //! The checkpoint record: which state of the log the main file certainly contains.
 //!
 //! Written after a complete checkpoint, in this order: the main file is synced, the page hashes are
-//! written and synced, then the record replaces the old one by a rename. So it may be too old, never
-//! too new; redo from it absorbs whatever else reached the main file.
+//! written and synced, then the record replaces the old one by a rename. So it may be too old,
+//! never too new; redo from it absorbs whatever else reached the main file.
 //!
 //! The file `checkpoint` (little-endian):
 //!

@@ -1,9 +1,10 @@
-//! Start-up: brings the main file to a later state of the log, page by page, before SQLite opens it.
+//! Start-up: brings the main file to a later state of the log, page by page, before SQLite opens
+//! it.
 //!
 //! The main file may hold any mixture of old, newer and half-written pages, and have any length: a
-//! checkpoint was at work, or the power failed. All pages in which it can differ from the record are
-//! named by the entries since the record, each with its whole image, so writing these in order gives
-//! the exact file. The WAL is worth nothing after a power failure and is deleted first.
+//! checkpoint was at work, or the power failed. All pages in which it can differ from the record
+//! are named by the entries since the record, each with its whole image, so writing these in order
+//! gives the exact file. The WAL is worth nothing after a power failure and is deleted first.
 
 use std::os::unix::fs::FileExt;
 

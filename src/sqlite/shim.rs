@@ -4,16 +4,16 @@
 //!
 //! 1. `xShmLock(WRITE)`: the buffer is emptied. The real lock is held for the life of the process.
 //! 2. `xWrite` to the WAL: into the buffer, see [`Frames`].
-//! 3. `xSync` of the WAL: the transaction is captured, the gate decides. Release: the buffer goes to
-//!    the WAL file. Discard: the buffer is dropped, SQLite gets `SQLITE_IOERR_FSYNC` and rolls back.
-//!    Never `SQLITE_BUSY`: SQLite would keep the transaction open, and the next COMMIT would write
-//!    frames that recovery cannot read.
+//! 3. `xSync` of the WAL: the transaction is captured, the gate decides. Release: the buffer goes
+//!    to the WAL file. Discard: the buffer is dropped, SQLite gets `SQLITE_IOERR_FSYNC` and rolls
+//!    back. Never `SQLITE_BUSY`: SQLite would keep the transaction open, and the next COMMIT would
+//!    write frames that recovery cannot read.
 //! 4. SQLite enters the frames in the WAL-index and publishes its header (`xShmBarrier`).
 //! 5. `xShmUnlock(WRITE)`.
 //!
-//! Everything before the end of step 3 is undone by a crash; nothing after it may fail. So what could
-//! still fail is done before the gate is asked, and if something fails nevertheless the process
-//! aborts: SQLite would roll back what the cluster has committed.
+//! Everything before the end of step 3 is undone by a crash; nothing after it may fail. So what
+//! could still fail is done before the gate is asked, and if something fails nevertheless the
+//! process aborts: SQLite would roll back what the cluster has committed.
 
 use std::cell::{Cell, RefCell};
 

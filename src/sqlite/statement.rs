@@ -91,8 +91,8 @@ impl Executor {
         !self.cache.contains(sql) && tokens::has_disallowed_pragma(sql)
     }
 
-    /// Runs a text to its end. On the writer, `sqlite3_get_autocommit` has to be looked at after it:
-    /// some failures take the whole transaction of the group with them.
+    /// Runs a text to its end. On the writer, `sqlite3_get_autocommit` has to be looked at after
+    /// it: some failures take the whole transaction of the group with them.
     pub(crate) fn run(
         &mut self,
         connection: &Connection,
