@@ -7,6 +7,7 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::ProgressResponder;
 
 use super::gate::Origin;
+use super::notices;
 use super::running::Inner;
 use crate::raft::{LeaderId, Payload};
 use crate::sqlite::{AutoVacuum, genesis_page};
@@ -21,6 +22,8 @@ pub(crate) fn start(inner: &Arc<Inner>, origin: Origin) {
     tokio::spawn(purge(Arc::clone(inner)));
     tokio::spawn(watch_log(Arc::clone(inner)));
     tokio::spawn(watch_raft(Arc::clone(inner)));
+    tokio::spawn(notices::leaders(Arc::clone(inner)));
+    tokio::spawn(notices::silence(Arc::clone(inner)));
 }
 
 /// Proposes the genesis whenever this node leads a cluster without a database. The fence makes all
@@ -28,6 +31,9 @@ pub(crate) fn start(inner: &Arc<Inner>, origin: Origin) {
 async fn create_database(inner: Arc<Inner>, origin: Origin) {
     let mut reached = inner.frontier.watch();
     let mut metrics = inner.raft.metrics();
+    if reached.borrow_and_update().data.is_some() {
+        return;
+    }
     while reached.borrow_and_update().data.is_none() {
         if let Some(leader) = ready_to_create(&inner) {
             propose_genesis(&inner, origin, leader).await;
