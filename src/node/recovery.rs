@@ -21,7 +21,7 @@ use super::spool::Spool;
 use crate::raft::codec::{decode_membership, encode_membership};
 use crate::raft::log::{Log, LogIdentity, LogOptions, RealFiles};
 use crate::raft::{StoredMembership, log_id_of, position_of};
-use crate::sqlite::{Change, PageHashes, Record, Redo, StartLock};
+use crate::sqlite::{self, Change, PageHashes, Record, Redo, StartLock};
 use crate::wal::{ClusterId, DatabaseHash, Delta, Position};
 
 /// What a node starts from.
@@ -58,6 +58,10 @@ pub(crate) fn recover(
             .is_none_or(|record| record.applied < spool.manifest().applied)
     });
     let lock = StartLock::acquire(dir, options.open_wait)?;
+    let suspect = match &record {
+        Some(record) if pending.is_none() => record.is_suspect(&lock)?,
+        _ => false,
+    };
     let (mut redo, start) = match (pending, record) {
         (Some(spool), _) => install(lock, &spool)?,
         (None, Some(record)) => {
@@ -85,6 +89,9 @@ pub(crate) fn recover(
     let applied = fence
         .last_applied
         .expect("a record has an applied position");
+    if suspect {
+        verify(&redo)?;
+    }
     let (lock, mut hashes) = redo.finish()?;
     let encoded = encode_membership(&membership);
     Record::save(&lock, &mut hashes, applied, fence.last_data, &encoded)?;
@@ -124,6 +131,20 @@ pub(crate) async fn reconcile(mut log: Log, applied: Option<Position>) -> Result
     dropped.map_err(Error::io("cut the log"))?;
     let dropped = log.purge(log_id_of(applied)).await;
     dropped.map_err(Error::io("purge the log"))
+}
+
+/// Somebody has touched or replaced the main file while the node was down. A copy with the same
+/// pages is as good; anything else would make this node answer differently from its peers.
+fn verify(redo: &Redo) -> Result<(), Error> {
+    tracing::warn!("the database file was changed while the node was down; reading all of it");
+    redo.verify().map_err(|error| match error {
+        sqlite::Error::Page { page, file } => Error::Corrupt {
+            what: format!("page {page} was changed while the node was down"),
+            file,
+            advice: REBUILD,
+        },
+        other => other.into(),
+    })
 }
 
 /// No record, no image: the node has never had a database.
