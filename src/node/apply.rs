@@ -154,10 +154,17 @@ impl StateMachine {
     }
 
     fn stage(&mut self, delta: Delta) -> io::Result<()> {
-        if delta.header().part.number == 1 {
+        let part = delta.header().part;
+        if part.is_first() {
             self.parts = Some(StagedParts::new(self.dir.clone(), self.spool_bytes_max));
         }
-        let parts = self.parts.as_mut().expect("the fence stages part 1 first");
+        // The parts before this one may have been those of a flight of ours, which keeps none: then
+        // Raft has refused a later part since, and the last one never comes.
+        let staged = self.parts.as_mut();
+        let Some(parts) = staged.filter(|parts| parts.len() + 1 == part.number as usize) else {
+            self.parts = None;
+            return Ok(());
+        };
         // Writing to the page cache; it blocks for no longer than copying the part does.
         parts.push(delta)
     }
