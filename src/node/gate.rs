@@ -6,6 +6,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::oneshot;
 
 use super::fence::Fence;
@@ -160,12 +161,6 @@ impl Desk {
         let parts = self.proposer.begin(sequence, ticket);
         let split = Split::new(transaction, self.entry_bytes_max);
         for number in 1..=split.of {
-            while let Ok(signal) = signals.try_recv() {
-                match signal {
-                    Signal::Decided(fate) => return fate,
-                    Signal::Hold => self.serve_holds(|| transaction.image()),
-                }
-            }
             let part = match self.encode(transaction, &split, number, sequence, base) {
                 Ok(part) => part,
                 Err(error) => {
@@ -175,19 +170,52 @@ impl Desk {
                 }
             };
             self.stages.count(Stage::Appended);
-            if parts.blocking_send(part).is_err() {
-                // The proposer gave up; it has decided the flight.
-                break;
+            if let Some(fate) = self.send(part, &parts, transaction, signals) {
+                return fate;
             }
         }
         drop(parts);
         loop {
-            match signals
-                .recv()
-                .expect("the flight stays registered until it is settled")
-            {
-                Signal::Decided(fate) => return fate,
-                Signal::Hold => self.serve_holds(|| transaction.image()),
+            if let Some(fate) = self.heed(next_signal(signals), transaction) {
+                return fate;
+            }
+        }
+    }
+
+    /// Hands a part to the proposer, which takes the next one only when it has room for it: with a
+    /// quorum out of reach, maybe never. So the flight's signals are heeded meanwhile.
+    fn send(
+        &self,
+        mut part: Bytes,
+        parts: &mpsc::Sender<Bytes>,
+        transaction: &Captured<'_>,
+        signals: &Receiver<Signal>,
+    ) -> Option<Fate> {
+        while let Ok(signal) = signals.try_recv() {
+            if let Some(fate) = self.heed(signal, transaction) {
+                return Some(fate);
+            }
+        }
+        loop {
+            match parts.try_send(part) {
+                // When it has given up, it has decided the flight.
+                Ok(()) | Err(TrySendError::Closed(_)) => return None,
+                Err(TrySendError::Full(back)) => part = back,
+            }
+            // The proposer nudges the flight after each part that it takes.
+            if let Some(fate) = self.heed(next_signal(signals), transaction) {
+                return Some(fate);
+            }
+        }
+    }
+
+    /// What a signal asks for; the fate, if it is that.
+    fn heed(&self, signal: Signal, transaction: &Captured<'_>) -> Option<Fate> {
+        match signal {
+            Signal::Decided(fate) => Some(fate),
+            Signal::Hold => {
+                self.serve_holds(|| transaction.image());
+                None
             }
         }
     }
@@ -267,6 +295,12 @@ impl Desk {
         }
         Ok(writer.finish())
     }
+}
+
+fn next_signal(signals: &Receiver<Signal>) -> Signal {
+    signals
+        .recv()
+        .expect("the flight stays registered until it is settled")
 }
 
 /// How a transaction is divided into parts.
