@@ -60,6 +60,13 @@ impl State {
         self.floor_membership.as_ref().unwrap_or(&self.membership)
     }
 
+    /// Changes fence and membership by one entry.
+    pub(crate) fn step<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> T {
+        let result = change(self);
+        self.mind_the_floor();
+        result
+    }
+
     /// Keeps the membership of the floor as long as a stage is open.
     fn mind_the_floor(&mut self) {
         if self.fence.stage.is_none() {
@@ -90,8 +97,7 @@ impl Frontier {
     /// Changes the state and wakes those who wait for it.
     pub(crate) fn advance<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
-        let result = change(&mut state);
-        state.mind_the_floor();
+        let result = state.step(change);
         let reached = Reached {
             applied: state.fence.last_applied,
             data: state.fence.last_data,

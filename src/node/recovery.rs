@@ -12,6 +12,7 @@ use openraft::EntryPayload;
 
 use super::error::{Error, REBUILD};
 use super::fence::{Fence, Verdict};
+use super::frontier::State;
 use super::options::NodeOptions;
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::spool::Spool;
@@ -73,16 +74,14 @@ pub(crate) fn recover(
         (None, None) => return unborn(lock, log),
     };
     let mut replay = Replay {
-        fence: start.fence,
-        membership: start.membership,
+        state: State::new(start.fence, start.membership),
         parts: None,
     };
     replay.run(&log, &mut redo, options)?;
-    let Replay {
-        fence, membership, ..
-    } = replay;
+    let state = replay.state;
     // What a stage holds so far is delivered again by openraft, from its floor on.
-    let fence = Fence::at(fence.settled(), fence.last_data);
+    let fence = Fence::at(state.fence.settled(), state.fence.last_data);
+    let membership = state.settled_membership().clone();
     let applied = fence
         .last_applied
         .expect("a record has an applied position");
@@ -163,8 +162,7 @@ fn remove_installed(dir: &Path) -> Result<(), Error> {
 }
 
 struct Replay {
-    fence: Fence,
-    membership: StoredMembership,
+    state: State,
     parts: Option<StagedParts>,
 }
 
@@ -175,6 +173,7 @@ impl Replay {
             return Ok(());
         };
         let mut next = self
+            .state
             .fence
             .last_applied
             .map_or(0, |applied| applied.index + 1);
@@ -194,11 +193,11 @@ impl Replay {
                 let position = position_of(&entry.log_id);
                 match entry.payload {
                     EntryPayload::Membership(membership) => {
-                        self.fence.pass(position);
                         let stored = StoredMembership::new(Some(entry.log_id), membership);
-                        if self.fence.stage.is_none() {
-                            self.membership = stored;
-                        }
+                        self.state.step(|state| {
+                            state.fence.pass(position);
+                            state.membership = stored;
+                        });
                     }
                     EntryPayload::Normal(payload) if !payload.0.is_empty() => {
                         let delta = Delta::decode(payload.0).map_err(|error| Error::Corrupt {
@@ -208,7 +207,9 @@ impl Replay {
                         })?;
                         self.redo(delta, position, redo, options)?;
                     }
-                    EntryPayload::Blank | EntryPayload::Normal(_) => self.fence.pass(position),
+                    EntryPayload::Blank | EntryPayload::Normal(_) => {
+                        self.state.step(|state| state.fence.pass(position));
+                    }
                 }
             }
         }
@@ -226,7 +227,10 @@ impl Replay {
         options: &NodeOptions,
     ) -> Result<(), Error> {
         let spooling = Error::io("spool the parts of a transaction");
-        match self.fence.judge(delta.header(), position) {
+        let verdict = self
+            .state
+            .step(|state| state.fence.judge(delta.header(), position));
+        match verdict {
             Verdict::Reject => self.parts = None,
             Verdict::Stage => {
                 if delta.header().part.is_first() {
