@@ -20,10 +20,12 @@ use tokio::runtime::Runtime;
 use wallaby::node::{
     Answer, Level, Node, NodeOptions, ReadRequest, Request, Shape, Statement, Value, WriteRequest,
 };
+use wallaby::raft::codec::decode_membership;
 use wallaby::raft::log::{Log, LogIdentity, LogOptions, RealFiles};
 use wallaby::raft::{
     Entry, LeaderId, LogId, Member, Membership, Payload, TypeConfig, Vote, position_of,
 };
+use wallaby::sqlite::Record;
 use wallaby::wal::{
     ClusterId, DatabaseHash, Delta, DeltaHeader, DeltaWriter, Encoding, PageHash, PageNumber, Part,
 };
@@ -32,8 +34,6 @@ use wallaby::wal::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Rows of the large transaction: about 5 parts of 128 KiB.
 const ROWS: i64 = 600;
-/// In a crafted history: the transaction's own term.
-const TERM: u64 = 1;
 
 type Body = EntryPayload<Payload, u64, Member>;
 
@@ -46,8 +46,12 @@ struct Content {
 
 /// A log with one large transaction at its end.
 struct Source {
-    identity: Vec<u8>,
+    /// The node's files before the transaction, but for the log: its checkpoint record is what
+    /// redo begins at.
+    files: TempDir,
     log: LogIdentity,
+    /// The term of the transaction.
+    term: u64,
     /// Everything before the first part.
     head: Vec<Entry>,
     parts: Vec<Delta>,
@@ -159,7 +163,7 @@ async fn content(node: &Node) -> Content {
 
 impl Source {
     fn make(runtime: &Runtime) -> Self {
-        let dir = TempDir::new().unwrap();
+        let (dir, files) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let (status, before, after) = runtime.block_on(async {
             let node = open(dir.path()).await;
             execute(
@@ -170,6 +174,9 @@ impl Source {
             execute(&node, "CREATE TABLE small(v)").await;
             execute(&node, "INSERT INTO small VALUES(1)").await;
             let before = content(&node).await;
+            close(node, dir.path()).await;
+            copy_files(dir.path(), files.path());
+            let node = open(dir.path()).await;
             let sql = format!(
                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS}) \
                  INSERT INTO big SELECT i, randomblob(1000) FROM n"
@@ -185,29 +192,23 @@ impl Source {
             cluster: ClusterId(u128::from_str_radix(&status.cluster_id, 16).unwrap()),
             node: status.raft_id,
         };
-        let files = Arc::new(RealFiles::open(&dir.path().join("log")).unwrap());
-        let opened = Log::open(files, log, LogOptions::default()).unwrap();
+        let log_files = Arc::new(RealFiles::open(&dir.path().join("log")).unwrap());
+        let opened = Log::open(log_files, log, LogOptions::default()).unwrap();
         let mut head = opened.read_blocking(0, u64::MAX, usize::MAX).unwrap();
         opened.close();
         assert_eq!(head[0].log_id.index, 0, "nothing is purged yet");
         let first = head
             .iter()
             .position(|entry| delta(entry).is_some_and(|delta| delta.header().part.of > 1));
-        let parts: Vec<Delta> = head
-            .split_off(first.unwrap())
-            .iter()
-            .filter_map(delta)
-            .collect();
+        let tail = head.split_off(first.unwrap());
+        let term = tail[0].log_id.leader_id.term;
+        let parts: Vec<Delta> = tail.iter().filter_map(delta).collect();
         assert_eq!(parts.len(), parts[0].header().part.of as usize);
         assert!(parts.len() >= 4, "{} parts prove little", parts.len());
-        // What the strong reads left between, and the first leader's term, play no part.
-        for entry in &mut head {
-            assert!(entry.log_id.leader_id.term <= TERM);
-        }
-        let identity = std::fs::read(dir.path().join("identity")).unwrap();
         Self {
-            identity,
+            files,
             log,
+            term,
             head,
             parts,
             before,
@@ -231,7 +232,7 @@ impl Source {
     }
 
     fn part(&self, index: usize) -> (u64, Body) {
-        (TERM, data(self.parts[index].bytes().clone()))
+        (self.term, data(self.parts[index].bytes().clone()))
     }
 
     /// A transaction of another node on the same base: page 1 once more, as it is.
@@ -264,13 +265,13 @@ impl Source {
         };
         let mut writer = DeltaWriter::new(header, Encoding::Raw);
         writer.push(PageNumber::FIRST, &image);
-        (TERM, data(writer.finish()))
+        (self.term, data(writer.finish()))
     }
 
     /// A data directory with this log, of which so much is known to be committed.
     fn directory(&self, runtime: &Runtime, history: &[Entry], committed: usize) -> TempDir {
         let dir = TempDir::new().unwrap();
-        std::fs::write(dir.path().join("identity"), &self.identity).unwrap();
+        copy_files(self.files.path(), dir.path());
         let log_dir = dir.path().join("log");
         std::fs::create_dir(&log_dir).unwrap();
         let files = Arc::new(RealFiles::open(&log_dir).unwrap());
@@ -299,7 +300,7 @@ impl Source {
     }
 
     /// Opens a node on a directory with this log; it must contain `expected`, take writes, and
-    /// contain the same after one more restart. Returns the members it knows.
+    /// contain the same after one more restart. Returns the members that are durable with it.
     fn check(
         &self,
         runtime: &Runtime,
@@ -324,10 +325,22 @@ impl Source {
             close(node, dir.path()).await;
             let node = open(dir.path()).await;
             assert_eq!(content(&node).await, written);
-            let members = node.status().members;
             close(node, dir.path()).await;
-            members.into_iter().map(|member| member.name).collect()
-        })
+        });
+        // From the record and not from the log: the log is purged up to it.
+        let record = Record::load(dir.path()).unwrap().unwrap();
+        let stored = decode_membership(&record.membership).unwrap();
+        let nodes = stored.membership().nodes();
+        nodes.map(|(_, member)| member.name.clone()).collect()
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        if file.file_type().unwrap().is_file() {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
     }
 }
 
@@ -424,17 +437,17 @@ fn what_another_leader_wrote_between_the_parts_voids_them() {
     check_both(&source, &runtime, "another's", &accepted, &source.before);
 
     let mut later: Vec<_> = all.clone();
-    later.insert(2, (TERM + 1, EntryPayload::Blank));
+    later.insert(2, (source.term + 1, EntryPayload::Blank));
     for (term, _) in &mut later[2..] {
-        *term = TERM + 1;
+        *term = source.term + 1;
     }
     let later = source.history(later);
     check_both(&source, &runtime, "a later term", &later, &source.before);
 
     // All of them once more under the later term: those count.
     let mut again: Vec<_> = all[..2].to_vec();
-    again.push((TERM + 1, EntryPayload::Blank));
-    again.extend(all.iter().map(|(_, part)| (TERM + 1, part.clone())));
+    again.push((source.term + 1, EntryPayload::Blank));
+    again.extend(all.iter().map(|(_, part)| (source.term + 1, part.clone())));
     let again = source.history(again);
     check_both(&source, &runtime, "again", &again, &source.after);
 }
@@ -447,14 +460,15 @@ fn a_membership_between_the_parts_is_kept_and_so_are_they() {
     let mut tail: Vec<_> = (0..n).map(|index| source.part(index)).collect();
     let member = |name: &str| Member {
         name: name.to_owned(),
-        raft_addr: "127.0.0.1:9".to_owned(),
-        http_addr: "127.0.0.1:9".to_owned(),
+        // Those of the node itself: it would correct others with a membership of its own.
+        raft_addr: "127.0.0.1:0".to_owned(),
+        http_addr: "127.0.0.1:1".to_owned(),
     };
     let nodes = BTreeMap::from([(source.log.node, member("n1")), (77, member("learner"))]);
     let membership = Membership::new(vec![[source.log.node].into()], nodes).unwrap();
-    tail.insert(2, (TERM, EntryPayload::Membership(membership)));
-    tail.insert(2, (TERM, EntryPayload::Blank));
-    tail.insert(4, (TERM, EntryPayload::Normal(Payload::mark())));
+    tail.insert(2, (source.term, EntryPayload::Membership(membership)));
+    tail.insert(2, (source.term, EntryPayload::Blank));
+    tail.insert(4, (source.term, EntryPayload::Normal(Payload::mark())));
     let history = source.history(tail);
     for committed in source.head.len()..=history.len() {
         println!("{committed} of {} committed", history.len());
