@@ -45,19 +45,19 @@ async fn failure(
     if status.leader.is_none() {
         return Some("[+]leader does not exist".to_owned());
     }
+    if let Err(error) = server.node.leader_answers(parameters.timeout).await {
+        return Some(format!("[+]leader not contactable: {error}"));
+    }
     lines.push("[+]leader ok".to_owned());
     if !status.ready {
         return Some("[+]store not ready".to_owned());
     }
     lines.push("[+]store ok".to_owned());
-    let sync = parameters.flag("sync");
-    match (server.node.ready(sync, parameters.timeout).await, sync) {
-        (Ok(()), true) => {
-            lines.push("[+]sync ok".to_owned());
-            None
+    if parameters.flag("sync") {
+        if let Err(error) = server.node.catch_up(parameters.timeout).await {
+            return Some(format!("[+]sync {error}"));
         }
-        (Ok(()), false) => None,
-        (Err(error), true) => Some(format!("[+]sync {error}")),
-        (Err(error), false) => Some(format!("[+]db not ok: ({error})")),
+        lines.push("[+]sync ok".to_owned());
     }
+    None
 }

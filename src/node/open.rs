@@ -9,6 +9,7 @@ use openraft::{Config, SnapshotPolicy};
 use tokio::sync::oneshot;
 
 use super::Raft;
+use super::admission::Admission;
 use super::apply::StateMachine;
 use super::error::Error;
 use super::flight::Flights;
@@ -23,7 +24,7 @@ use super::outlets::{Outlets, Watches};
 use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
 use super::proposer::Proposer;
-use super::recovery::{Recovered, recover};
+use super::recovery::{Recovered, reconcile, recover};
 use super::rounds::Rounds;
 use super::running::{Inner, Node, Shell, check};
 use super::stages::Stages;
@@ -44,6 +45,7 @@ struct Assembly {
     endpoint: Endpoint,
     raft: Arc<OnceLock<Raft>>,
     handler_node: Arc<OnceLock<Weak<Inner>>>,
+    admission: Arc<Admission>,
     raft_id: u64,
 }
 
@@ -120,8 +122,10 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         Arc::clone(&health),
     );
     let handler_node = Arc::new(OnceLock::new());
+    let admission = Admission::new(Arc::clone(&raft), endpoint.clone(), raft_id);
     endpoint.serve(Arc::new(Shared(Arc::new(Peers {
         membership: Arc::clone(&membership),
+        admission: Arc::clone(&admission),
         raft: Arc::clone(&raft),
         dir: options.data_dir.clone(),
         node: Arc::clone(&handler_node),
@@ -142,6 +146,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         endpoint,
         raft,
         handler_node,
+        admission,
         raft_id,
     };
     if alone || assigned.is_some() {
@@ -214,6 +219,7 @@ impl Assembly {
             self.options.entry_bytes_max,
         );
         let log = from.log.clone();
+        reconcile(log.clone(), from.fence.last_applied).await?;
         let (owner, watches) = self.start_owner(desk, from).await?;
         let machine = StateMachine {
             owner: Arc::clone(&owner),
@@ -248,6 +254,7 @@ impl Assembly {
         });
         drop(self.handler_node.set(Arc::downgrade(&inner)));
         tokio::spawn(run_groups(Arc::clone(&inner), queue));
+        tokio::spawn(Arc::clone(&self.admission).finish_changes());
         tasks::start(&inner, origin);
         Ok(inner)
     }

@@ -475,7 +475,10 @@ impl OwnerThread {
             std::fs::remove_file(&spool)
                 .map_err(Error::io(format!("remove {}", spool.display())))?;
         }
-        self.record_is(settled);
+        self.context.outlets.recorded.send_replace(Some(Recorded {
+            applied: settled,
+            membership: state.settled_membership().clone(),
+        }));
         Ok(true)
     }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, pin_mut, stream};
 use openraft::raft::{StreamAppendError, TransferLeaderRequest, VoteRequest};
 
+use super::admission::Admission;
 use super::append_frame;
 use super::apply::SnapshotData;
 use super::manifest::Manifest;
@@ -26,6 +27,7 @@ use crate::transport::{BoxFuture, FrameReader, FrameWriter, Handler, PeerIdentit
 /// The handler behind the transport; it exists before Raft does.
 pub(crate) struct Peers {
     pub(crate) membership: Arc<Membership>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) raft: Arc<OnceLock<Raft>>,
     pub(crate) dir: PathBuf,
     /// Filled when the node is complete; weak, because the node owns the endpoint that owns us.
@@ -104,7 +106,10 @@ impl Peers {
             }
             kind::JOIN => {
                 let joining: Joining = wire::decode(&body)?;
-                let joined: Joined = self.membership.welcome(joining).await;
+                if joining.raft_id != peer.node {
+                    return Err("it asks to join as another node".to_owned());
+                }
+                let joined: Joined = Arc::clone(&self.admission).welcome(joining).await;
                 Ok(wire::encode(&joined))
             }
             _ => Err("unknown kind of request".to_owned()),
