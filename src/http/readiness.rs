@@ -38,12 +38,12 @@ async fn failure(
     lines: &mut Vec<String>,
 ) -> Option<String> {
     let status = server.node.status();
+    // Before the leader: a node that has failed takes no part in Raft any more, and knows none.
+    if let Some(reason) = status.out_of_service {
+        return Some(format!("[+]db not ok: ({reason})"));
+    }
     if status.leader.is_none() {
         return Some("[+]leader does not exist".to_owned());
-    }
-    if let Some(reason) = status.out_of_service {
-        lines.extend(["[+]leader ok".to_owned(), "[+]store ok".to_owned()]);
-        return Some(format!("[+]db not ok: ({reason})"));
     }
     if let Err(error) = server.node.leader_answers(parameters.timeout).await {
         return Some(format!("[+]leader not contactable: {error}"));

@@ -23,7 +23,7 @@ use super::outlets::{Outlets, Watches};
 use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
 use super::proposer::Proposer;
-use super::recovery::{Recovered, recover};
+use super::recovery::{Recovered, reconcile, recover};
 use super::rounds::Rounds;
 use super::running::{Inner, Node, Shell, check};
 use super::stages::Stages;
@@ -214,6 +214,7 @@ impl Assembly {
             self.options.entry_bytes_max,
         );
         let log = from.log.clone();
+        reconcile(log.clone(), from.fence.last_applied).await?;
         let (owner, watches) = self.start_owner(desk, from).await?;
         let machine = StateMachine {
             owner: Arc::clone(&owner),

@@ -24,6 +24,7 @@ pub(crate) fn start(inner: &Arc<Inner>, origin: Origin) {
     tokio::spawn(watch_raft(Arc::clone(inner)));
     tokio::spawn(notices::leaders(Arc::clone(inner)));
     tokio::spawn(notices::silence(Arc::clone(inner)));
+    tokio::spawn(leave_when_failed(Arc::clone(inner)));
 }
 
 /// Proposes the genesis whenever this node leads a cluster without a database. The fence makes all
@@ -144,6 +145,18 @@ async fn watch_raft(inner: Arc<Inner>) {
         if metrics.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// A node that has stopped serving must not lead: its heartbeats would keep the others from electing
+/// one that serves.
+async fn leave_when_failed(inner: Arc<Inner>) {
+    let mut failure = inner.health.watch();
+    if failure.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    if let Err(error) = inner.raft.shutdown().await {
+        tracing::warn!(%error, "Raft did not stop in order");
     }
 }
 

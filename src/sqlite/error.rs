@@ -64,6 +64,14 @@ pub enum Error {
         /// The page concerned.
         page: u32,
     },
+    /// A page of the main file does not have the hash that it should have.
+    #[error("page {page} of {} is not as it was written", file.display())]
+    Page {
+        /// The main file.
+        file: PathBuf,
+        /// The first such page.
+        page: u32,
+    },
     /// The pages of a change could not be read. Nothing was changed.
     #[error(transparent)]
     Delta(#[from] DeltaError),

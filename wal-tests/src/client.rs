@@ -302,13 +302,15 @@ fn outcome(response: &Response) -> Outcome {
 }
 
 /// What the server says when it knows that nothing was appended (`node::Refusal`).
-const REFUSALS: [&str; 6] = [
+const REFUSALS: [&str; 8] = [
     "disallowed pragma",
     "leader not found",
+    "no space for the WAL",
     "not ready: ",
     "safe to send the request again",
     "stopped serving",
     "too many writes are waiting",
+    "transaction too large",
 ];
 
 /// More than any test's database or answer.
