@@ -103,6 +103,8 @@ impl ServeConfig {
             entry_bytes_max: flags.entry_bytes,
             transaction_bytes_max: flags.max_transaction_bytes,
             spool_bytes_max: flags.spool_bytes,
+            log_tail_bytes: flags.log_tail,
+            log_segment_bytes: flags.log_segment,
             ..NodeOptions::new(data_dir.clone(), flags.raft_addr, http_adv_addr)
         };
         Ok(Self {
@@ -196,6 +198,8 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
         1 << 40,
     )?;
     within("spool-bytes", flags.spool_bytes, 64 << 10, 1 << 40)?;
+    within("log-tail", flags.log_tail, 0, 1 << 40)?;
+    within("log-segment", flags.log_segment, 1 << 20, 1 << 30)?;
     within("bootstrap-expect", flags.bootstrap_expect, 0, 99)?;
     if flags.raft_snap_wal_size != 0 {
         within(

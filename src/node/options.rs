@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::raft::log::LogOptions;
+
 /// The options of a node; `wallaby serve` fills them from its flags.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
@@ -44,6 +46,8 @@ pub struct NodeOptions {
     pub spool_bytes_max: u64,
     /// Bytes of purged-able log that are kept for followers that lag.
     pub log_tail_bytes: u64,
+    /// Bytes of a segment of the log; the log is purged by whole segments.
+    pub log_segment_bytes: u64,
 }
 
 impl NodeOptions {
@@ -70,6 +74,7 @@ impl NodeOptions {
             transaction_bytes_max: TRANSACTION_BYTES_MAX,
             spool_bytes_max: SPOOL_BYTES_MAX,
             log_tail_bytes: LOG_TAIL_BYTES,
+            log_segment_bytes: LogOptions::default().segment_bytes,
         }
     }
 
