@@ -151,8 +151,8 @@ async fn watch_raft(inner: Arc<Inner>) {
     }
 }
 
-/// A node that has stopped serving must not lead: its heartbeats would keep the others from electing
-/// one that serves.
+/// A node that has stopped serving must not lead: its heartbeats would keep the others from
+/// electing one that serves.
 async fn leave_when_failed(inner: Arc<Inner>) {
     let mut failure = inner.health.watch();
     if failure.wait_for(Option::is_some).await.is_err() {
