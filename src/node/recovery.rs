@@ -47,7 +47,11 @@ pub(crate) fn recover(
     let files =
         RealFiles::open(&log_dir).map_err(Error::io(format!("open {}", log_dir.display())))?;
     let identity = LogIdentity { cluster, node };
-    let log = Log::open(Arc::new(files), identity, LogOptions::default())?;
+    let sizes = LogOptions {
+        segment_bytes: options.log_segment_bytes,
+        ..LogOptions::default()
+    };
+    let log = Log::open(Arc::new(files), identity, sizes)?;
     let record = Record::load(dir)?;
     let pending = Spool::pending(dir)?;
     let pending = pending.filter(|spool| {
