@@ -8,6 +8,8 @@ pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod files;
+pub mod linked;
+pub mod links;
 pub mod process;
 pub mod replica;
 pub mod seed;
