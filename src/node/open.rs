@@ -95,7 +95,11 @@ impl Node {
         shell.endpoint.close().await;
         let runtime = lock(&shell.runtime).take();
         if let Some(runtime) = runtime {
-            runtime.shutdown_background();
+            // Tasks that still run hold the socket; whoever opens the node again needs its port.
+            let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(TASKS_END));
+            if let Err(error) = ended.await {
+                tracing::warn!(%error, "the Raft runtime did not end in order");
+            }
         }
     }
 }
@@ -433,6 +437,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const RAFT_THREADS: usize = 2;
 /// A quorum that is there answers in milliseconds.
 const FLIGHT_PATIENCE: Duration = Duration::from_secs(2);
+/// Tasks end at their next await; only work on files can take longer, and is waited for no longer.
+const TASKS_END: Duration = Duration::from_secs(2);
 /// Beyond this, clients are told to come back.
 const READS_WAITING_MAX: usize = 16 << 10;
 /// A busy machine may not run us for this long; dropping the connection would cost more.
