@@ -85,6 +85,11 @@ impl Flights {
         }
     }
 
+    /// Whether a group is in flight.
+    pub(crate) fn is_in_the_air(&self) -> bool {
+        self.lock().is_some()
+    }
+
     /// Whether the delta with this sequence number of ours is the flight in the air, undecided.
     pub(crate) fn is_waiting(&self, sequence: u64) -> bool {
         self.lock()

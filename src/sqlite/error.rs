@@ -23,7 +23,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The VFS underneath SQLite failed. Fatal for a database that is open.
-    #[error("cannot {what}: SQLite result code {code}")]
+    #[error("cannot {what}: {} (SQLite result code {code})", rusqlite::ffi::code_to_str(*code))]
     Vfs {
         /// What was tried, as a verb.
         what: &'static str,

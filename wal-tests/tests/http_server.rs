@@ -155,73 +155,86 @@ fn the_node_that_ran_the_statements_is_named() {
     cluster.assert_healthy_logs();
 }
 
+/// What one failed statement is answered.
+fn failed(error: &str) -> String {
+    format!(r#"{{"results":[{{"error":"{error}"}}]}}"#)
+}
+
+/// One node with two tables and one row.
+fn node_with_tables() -> ProcessCluster {
+    let cluster = ProcessCluster::start(1, &Formation::Join, &[]);
+    let statements = r#"["CREATE TABLE foo (id INTEGER NOT NULL PRIMARY KEY, name TEXT)",
+        "CREATE TABLE nn (a INTEGER NOT NULL CHECK (a>0))",
+        "INSERT INTO foo VALUES(1, \"fiona\")"]"#;
+    let created = post(cluster.address(0), "/db/execute", statements);
+    let expected = r#"{"results":[{},{},{"last_insert_id":1,"rows_affected":1}]}"#;
+    assert_eq!(created.body, expected);
+    cluster
+}
+
 #[test]
 fn errors_of_sqlite_have_the_form_that_rqlite_gives_them() {
-    let cluster = ProcessCluster::start(1, &Formation::Join, &[]);
-    let address = cluster.address(0);
-    let tables = r#"["CREATE TABLE foo (id INTEGER NOT NULL PRIMARY KEY, name TEXT)",
-        "CREATE TABLE nn (a INTEGER NOT NULL CHECK (a>0))"]"#;
-    assert_eq!(
-        post(address, "/db/execute", tables).body,
-        r#"{"results":[{},{}]}"#
-    );
-    let failed = |error: &str| format!(r#"{{"results":[{{"error":"{error}"}}]}}"#);
-    let unique = r#"["INSERT INTO foo VALUES(1, \"fiona\")", "INSERT INTO foo VALUES(1, 'again')",
-        "INSERT INTO foo VALUES(2, 'after')"]"#;
-    let inserted = r#"{"last_insert_id":1,"rows_affected":1}"#;
+    let cluster = node_with_tables();
+    let (execute, query) = ("/db/execute", "/db/query");
+    for (path, sql, error) in [
+        (execute, "blah", r#"near \"blah\": syntax error"#),
+        (execute, "SELECT (", "incomplete input"),
+        (execute, "INSERT INTO bar VALUES(1)", "no such table: bar"),
+        (
+            execute,
+            "INSERT INTO nn VALUES(NULL)",
+            "NOT NULL constraint failed: nn.a",
+        ),
+        (
+            execute,
+            "INSERT INTO nn VALUES(-1)",
+            r"CHECK constraint failed: a\u003e0",
+        ),
+        (execute, "CREATE TABLE foo (x)", "table foo already exists"),
+        (
+            "/db/execute?transaction",
+            "VACUUM",
+            "cannot VACUUM from within a transaction",
+        ),
+        (query, "SELECT * FROM nope", "no such table: nope"),
+        (
+            "/db/request?associative",
+            "SELECT * FROM nope",
+            "no such table: nope",
+        ),
+        (
+            query,
+            "DELETE FROM foo",
+            "attempt to change database via query operation",
+        ),
+    ] {
+        let answer = post(cluster.address(0), path, &json!([sql]).to_string());
+        let expected = (200, failed(error));
+        assert_eq!((answer.status, answer.body), expected, "{path} {sql}");
+    }
+    cluster.assert_healthy_logs();
+}
+
+#[test]
+fn what_follows_a_failed_statement_depends_on_the_transaction() {
+    let cluster = node_with_tables();
     let violated = r#"{"error":"UNIQUE constraint failed: foo.id"}"#;
-    let after = r#"{"last_insert_id":2,"rows_affected":1}"#;
-    let query = "/db/query";
+    let written = |id: u32| format!(r#"{{"last_insert_id":{id},"rows_affected":1}}"#);
     for (path, body, expected) in [
         (
             "/db/execute",
-            unique,
-            format!(r#"{{"results":[{inserted},{violated},{after}]}}"#),
+            r#"["INSERT INTO foo VALUES(1, 'again')", "INSERT INTO foo VALUES(2, 'after')"]"#,
+            format!(r#"{{"results":[{violated},{}]}}"#, written(2)),
         ),
         (
             "/db/execute?transaction",
             r#"["INSERT INTO foo VALUES(7, 'x')", "INSERT INTO foo VALUES(1, 'again')", "blah"]"#,
-            format!(r#"{{"results":[{{"last_insert_id":7,"rows_affected":1}},{violated}]}}"#),
-        ),
-        (query, r#"["SELECT count(*) FROM foo WHERE id = 7"]"#, {
-            let column = r#""columns":["count(*)"],"types":["integer"],"values":[[0]]"#;
-            format!(r#"{{"results":[{{{column}}}]}}"#)
-        }),
-        (
-            "/db/execute",
-            r#"["blah"]"#,
-            failed(r#"near \"blah\": syntax error"#),
-        ),
-        ("/db/execute", r#"["SELECT ("]"#, failed("incomplete input")),
-        (
-            "/db/execute",
-            r#"["INSERT INTO bar VALUES(1)"]"#,
-            failed("no such table: bar"),
+            format!(r#"{{"results":[{},{violated}]}}"#, written(7)),
         ),
         (
-            "/db/execute",
-            r#"["INSERT INTO nn VALUES(NULL)"]"#,
-            failed("NOT NULL constraint failed: nn.a"),
-        ),
-        (
-            "/db/execute",
-            r#"["INSERT INTO nn VALUES(-1)"]"#,
-            failed(r"CHECK constraint failed: a\u003e0"),
-        ),
-        (
-            "/db/execute",
-            r#"["CREATE TABLE foo (x)"]"#,
-            failed("table foo already exists"),
-        ),
-        (
-            "/db/execute?transaction",
-            r#"["VACUUM"]"#,
-            failed("cannot VACUUM from within a transaction"),
-        ),
-        (
-            query,
-            r#"["SELECT * FROM nope"]"#,
-            failed("no such table: nope"),
+            "/db/query",
+            r#"["SELECT max(id) AS id FROM foo"]"#,
+            r#"{"results":[{"columns":["id"],"types":["integer"],"values":[[2]]}]}"#.to_owned(),
         ),
         (
             "/db/query?associative",
@@ -229,22 +242,12 @@ fn errors_of_sqlite_have_the_form_that_rqlite_gives_them() {
             r#"{"results":[{"rows":[],"error":"no such table: nope"}]}"#.to_owned(),
         ),
         (
-            "/db/request?associative",
-            r#"["SELECT * FROM nope"]"#,
-            failed("no such table: nope"),
-        ),
-        (
-            query,
-            r#"["DELETE FROM foo"]"#,
-            failed("attempt to change database via query operation"),
-        ),
-        (
             "/db/execute",
             r#"["PRAGMA journal_mode=DELETE"]"#,
             r#"{"results":[],"error":"disallowed pragma"}"#.to_owned(),
         ),
     ] {
-        let answer = post(address, path, body);
+        let answer = post(cluster.address(0), path, body);
         assert_eq!(
             (answer.status, answer.body),
             (200, expected),
