@@ -162,10 +162,11 @@ impl StateMachine {
     }
 
     fn stage(&mut self, delta: Delta) -> io::Result<()> {
-        if delta.header().part.number == 1 {
+        if delta.header().part.is_first() {
             self.parts = Some(StagedParts::new(self.dir.clone(), self.spool_bytes_max));
         }
-        let parts = self.parts.as_mut().expect("the fence stages part 1 first");
+        let parts = self.parts.as_mut();
+        let parts = parts.ok_or_else(|| io::Error::other("a part without the first one"))?;
         // Writing to the page cache; it blocks for no longer than copying the part does.
         parts.push(delta)
     }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::fence::Fence;
 use super::flight::{Discard, Fate, Flights, Signal};
 use super::frontier::Frontier;
-use super::image::Held;
+use super::image::{Held, Leave};
 use super::proposer::{Proposer, Ticket};
 use super::stages::{Stage, Stages};
 use crate::sqlite::{self, Captured, Gate, Image, Verdict};
@@ -47,6 +47,8 @@ pub(crate) struct Desk {
     pub(crate) proposer: Arc<Proposer>,
     pub(crate) stages: Arc<Stages>,
     pub(crate) entry_bytes_max: usize,
+    /// Given with each image, and taken back from all of them.
+    pub(crate) leave: Leave,
     state: Mutex<DeskState>,
 }
 
@@ -77,6 +79,7 @@ impl Desk {
             proposer,
             stages,
             entry_bytes_max,
+            leave: Leave::default(),
             state,
         })
     }
@@ -226,7 +229,7 @@ impl Desk {
         for done in holds {
             // Whoever asked may have given up.
             let _ = done.send(match image() {
-                Ok(image) => Some(Held::new(image, self.frontier.state())),
+                Ok(image) => Some(Held::new(image, self.frontier.state(), self.leave.grant())),
                 Err(error) => {
                     tracing::error!(%error, "the database cannot be frozen");
                     None

@@ -14,7 +14,7 @@
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
-//! | `identity`, `membership`, `recovery` | who this node is, and how it starts |
+//! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
 //! | `health`, `notices`, `stages` | what is wrong, what an operator is told, how far things are |
 //!
 //! Invariants:
@@ -27,6 +27,7 @@
 //!
 //! It must never parse SQL or JSON, and never block an async worker.
 
+mod admission;
 mod api;
 mod append_frame;
 mod apply;

@@ -404,6 +404,9 @@ impl OwnerThread {
         if wal_bytes < threshold {
             return;
         }
+        if wal_bytes > IMAGE_WAL_BYTES_MAX.max(threshold) {
+            self.context.desk.leave.revoke();
+        }
         let patient = wal_bytes > threshold.saturating_mul(4);
         let (wait, pause) = if patient {
             (LONG_WAIT, BACK_OFF)
@@ -531,6 +534,8 @@ fn not_injected(error: sqlite::Error) -> Error {
     error.into()
 }
 
+/// With a WAL of this size, frozen images are given up; their transfers begin again.
+const IMAGE_WAL_BYTES_MAX: u64 = 4 << 30;
 /// A leader's other writes wait while a checkpoint waits for a reader, so not for long.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
 /// Above four times the threshold the WAL's growth is the greater evil.

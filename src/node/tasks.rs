@@ -101,8 +101,11 @@ async fn purge(inner: Arc<Inner>) {
             let keep = inner.log.index_of_tail(inner.options.log_tail_bytes);
             let upto = upto.min(keep.saturating_sub(1));
             let purged = inner.log.purged().map_or(0, |purged| purged.index);
+            // Few entries are not worth the trouble, unless they are large.
+            let options = &inner.options;
+            let large = inner.log.bytes() > options.log_tail_bytes + 2 * options.log_segment_bytes;
             // Below the record there is nothing that a restart needs.
-            if upto > purged + PURGE_ENTRIES_MIN {
+            if upto > purged + PURGE_ENTRIES_MIN || (large && upto > purged) {
                 let told = inner.raft.trigger().snapshot().await;
                 // The snapshot is known to Raft's core a moment later, and purges wait for it.
                 tokio::time::sleep(SNAPSHOT_SETTLES).await;
@@ -148,8 +151,8 @@ async fn watch_raft(inner: Arc<Inner>) {
     }
 }
 
-/// A node that has stopped serving must not lead: its heartbeats would keep the others from electing
-/// one that serves.
+/// A node that has stopped serving must not lead: its heartbeats would keep the others from
+/// electing one that serves.
 async fn leave_when_failed(inner: Arc<Inner>) {
     let mut failure = inner.health.watch();
     if failure.wait_for(Option::is_some).await.is_err() {

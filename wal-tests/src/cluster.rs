@@ -228,6 +228,17 @@ impl ProcessCluster {
         &mut self.nodes[node].arguments
     }
 
+    /// The id of a running node's process.
+    ///
+    /// # Panics
+    ///
+    /// When it is not running.
+    #[must_use]
+    pub fn process_id(&self, node: usize) -> u32 {
+        let process = self.nodes[node].process.as_ref();
+        process.expect("the node is running").id()
+    }
+
     /// All that a node has logged so far.
     #[must_use]
     pub fn log_text(&self, node: usize) -> String {

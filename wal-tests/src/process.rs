@@ -47,6 +47,12 @@ impl Process {
         rustix::process::kill_process(pid, signal).expect("a child not yet waited for exists");
     }
 
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")

@@ -172,7 +172,14 @@ fn a_transaction_that_is_too_large_is_refused_with_what_to_do_and_the_node_goes_
 #[test]
 fn a_main_file_that_was_changed_while_the_node_was_down_is_refused() {
     let mut node = FaultyCluster::start(BINARY, 1, &SMALL);
-    let _ = node.write(0, ROWS).expect_success();
+    for _ in 0..2 {
+        let _ = node.write(0, ROWS).expect_success();
+        assert!(node.cluster.stop(0).success());
+        node.cluster.start_node(0);
+        node.cluster.wait_ready(0);
+        let read_all = node.cluster.log_text(0).contains(READ_ALL);
+        assert!(!read_all, "a start costs the size of the database");
+    }
     assert!(node.cluster.stop(0).success());
     let file = node.cluster.data_dir(0).join("db.sqlite");
     let opened = OpenOptions::new()
@@ -212,8 +219,12 @@ fn a_main_file_that_was_changed_while_the_node_was_down_is_refused() {
     drop(touched);
     node.cluster.start_node(0);
     node.cluster.wait_ready(0);
+    assert_eq!(node.cluster.log_text(0).matches(READ_ALL).count(), 4);
     node.check(0);
 }
+
+/// What the log says when the whole main file is verified.
+const READ_ALL: &str = "changed while the node was down; reading all of it";
 
 /// A small file system on a directory, unmounted when the test ends, however it ends.
 struct SmallDisk(PathBuf);

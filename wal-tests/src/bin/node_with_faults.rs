@@ -1,4 +1,5 @@
 //! `wallaby serve` over the VFS of `wal_tests::faulty_vfs`, with the few flags that tests give it.
+//! A node that goes out of service is left running, so that it can be asked why.
 //!
 //! The Unix socket `DATA-DIRECTORY.control` takes one line per connection and answers with one: a
 //! fault to arm ("ok"), or `disarm` or `state` ("struck" or "waiting").
