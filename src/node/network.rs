@@ -254,6 +254,14 @@ impl Link {
     /// Freezes the database and streams it, at its own place in the log, which may be later than
     /// the one that Raft asked for.
     async fn send_snapshot(&self, vote: Vote) -> Result<SnapshotResponse<TypeConfig>, String> {
+        // First, because this is tried again and again while the peer is down, and a freeze holds
+        // up checkpoints.
+        let first = Bytes::from(wire::encode(&VoteMirror::from(vote)));
+        let opened = self
+            .peer
+            .open_stream(kind::SNAPSHOT, Priority::Bulk, first)
+            .await;
+        let (mut writer, mut reader) = opened.map_err(|error| error.to_string())?;
         let held = self
             .owner
             .hold()
@@ -263,12 +271,6 @@ impl Link {
         let manifest = held.manifest().ok_or("nothing is applied yet")?;
         let pages = u64::from(manifest.page_count.0);
         tracing::info!(pages, applied = %manifest.applied, "sending the database to a peer");
-        let first = Bytes::from(wire::encode(&VoteMirror::from(vote)));
-        let opened = self
-            .peer
-            .open_stream(kind::SNAPSHOT, Priority::Bulk, first)
-            .await;
-        let (mut writer, mut reader) = opened.map_err(|error| error.to_string())?;
         send_bulk(&mut writer, &manifest.encode()).await?;
         let mut next = 1;
         while next <= pages {

@@ -195,6 +195,25 @@ fn a_data_directory_that_is_a_file_is_named() {
 }
 
 #[test]
+fn a_node_that_fails_after_it_has_found_its_cluster_ends() {
+    let mut cluster = ProcessCluster::prepare(2, &Formation::Join, &[]);
+    std::fs::create_dir(cluster.data_dir(1)).unwrap();
+    std::fs::write(cluster.data_dir(1).join("log"), b"in the way").unwrap();
+    // Alone it cannot know; it serves HTTP and looks for the other.
+    cluster.start_node(1);
+    cluster.wait_log(1, "looking for a cluster");
+    cluster.start_node(0);
+    assert_eq!(cluster.wait_end(1).code(), Some(1));
+    let log = cluster.log_text(1);
+    assert!(
+        log.contains("out of service") && log.contains("log"),
+        "{log}"
+    );
+    cluster.wait_ready(0);
+    cluster.assert_healthy_logs();
+}
+
+#[test]
 fn a_cluster_key_that_is_none_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("key");
