@@ -103,6 +103,8 @@ impl ServeConfig {
             entry_bytes_max: flags.entry_bytes,
             transaction_bytes_max: flags.max_transaction_bytes,
             spool_bytes_max: flags.spool_bytes,
+            log_tail_bytes: flags.log_tail,
+            log_segment_bytes: flags.log_segment,
             ..NodeOptions::new(data_dir.clone(), flags.raft_addr, http_adv_addr)
         };
         Ok(Self {
@@ -188,7 +190,7 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
         READERS_MAX as u64,
     )?;
     // A part holds at least one page, of up to 64 KiB; a record must fit a segment of 64 MiB.
-    within("entry-bytes", flags.entry_bytes as u64, 8 << 10, 16 << 20)?;
+    within("entry-bytes", flags.entry_bytes as u64, 128 << 10, 16 << 20)?;
     within(
         "max-transaction-bytes",
         flags.max_transaction_bytes,
@@ -196,6 +198,8 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
         1 << 40,
     )?;
     within("spool-bytes", flags.spool_bytes, 64 << 10, 1 << 40)?;
+    within("log-tail", flags.log_tail, 0, 1 << 40)?;
+    within("log-segment", flags.log_segment, 1 << 20, 1 << 30)?;
     within("bootstrap-expect", flags.bootstrap_expect, 0, 99)?;
     if flags.raft_snap_wal_size != 0 {
         within(
@@ -418,7 +422,7 @@ mod tests {
     fn numbers_outside_their_limits_are_refused_by_name() {
         refused(
             &["--entry-bytes=100", "data"],
-            "-entry-bytes: 100 is not within 8192 and",
+            "-entry-bytes: 100 is not within 131072 and",
         );
         refused(
             &["--db-max-ro-conns=1000", "data"],

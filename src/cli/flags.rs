@@ -117,6 +117,13 @@ pub(crate) struct ServeFlags {
     /// Bytes of one transaction kept in memory; what is beyond goes to a spool file.
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     pub(crate) spool_bytes: u64,
+    /// Bytes of the log kept behind the last checkpoint, for nodes that were away: within it they
+    /// catch up from the log, beyond it they receive the whole database.
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
+    pub(crate) log_tail: u64,
+    /// Bytes of one segment of the log; what is no longer needed goes by whole segments.
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    pub(crate) log_segment: u64,
     /// error, warn, info, debug or trace; the variable RUST_LOG wins.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: String,

@@ -103,15 +103,21 @@ impl StateMachine {
             settled(self.flights.discard_any(why)).await;
         }
         match (verdict, ours) {
-            (Verdict::Accept, true) => {
-                settled(self.flights.release(sequence, position)).await;
-                self.parts = None;
-            }
-            (Verdict::Accept, false) => self.inject(delta, position).await?,
-            (Verdict::Stage, ours) => {
-                if !ours {
-                    self.stage(delta)?;
+            (Verdict::Accept, true) => match self.flights.release(sequence, position) {
+                Some(flight) => {
+                    settled(Some(flight)).await;
+                    self.parts = None;
                 }
+                // It was given up in this very moment: SQLite rolls back what is committed.
+                None => {
+                    settled(self.flights.discard_any("this node is shutting down")).await;
+                    self.inject(delta, position).await?;
+                }
+            },
+            (Verdict::Accept, false) => self.inject(delta, position).await?,
+            // Our own parts as well: the flight may be refused while the log keeps what it had.
+            (Verdict::Stage, _) => {
+                self.stage(delta)?;
                 self.frontier.advance(|state| state.fence = fence);
             }
             (Verdict::Reject, ours) => {
@@ -156,10 +162,11 @@ impl StateMachine {
     }
 
     fn stage(&mut self, delta: Delta) -> io::Result<()> {
-        if delta.header().part.number == 1 {
+        if delta.header().part.is_first() {
             self.parts = Some(StagedParts::new(self.dir.clone(), self.spool_bytes_max));
         }
-        let parts = self.parts.as_mut().expect("the fence stages part 1 first");
+        let parts = self.parts.as_mut();
+        let parts = parts.ok_or_else(|| io::Error::other("a part without the first one"))?;
         // Writing to the page cache; it blocks for no longer than copying the part does.
         parts.push(delta)
     }

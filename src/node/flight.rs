@@ -41,7 +41,8 @@ pub(crate) enum Signal {
     /// Its flight is decided.
     Decided(Fate),
     /// Somebody needs a frozen image of the database as it is before the flight. It cannot wait:
-    /// the quorum that decides the flight may need the very follower that the image is for.
+    /// the quorum that decides the flight may need the very follower that the image is for. Also
+    /// sent when nobody does, to wake the thread.
     Hold,
 }
 
@@ -75,12 +76,18 @@ impl Flights {
         receiver
     }
 
-    /// Asks the thread of a flight in the air, if there is one, to look for holds.
+    /// Asks the thread of a flight in the air, if there is one, to look around: somebody wants a
+    /// frozen image, or there is room for its next part.
     pub(crate) fn nudge(&self) {
         if let Some(flight) = self.lock().as_ref() {
             // The receiver lives in the gate until the flight is settled.
             let _ = flight.signals.send(Signal::Hold);
         }
+    }
+
+    /// Whether a group is in flight.
+    pub(crate) fn is_in_the_air(&self) -> bool {
+        self.lock().is_some()
     }
 
     /// Whether the delta with this sequence number of ours is the flight in the air, undecided.

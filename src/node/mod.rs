@@ -14,8 +14,8 @@
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
-//! | `identity`, `membership`, `recovery` | who this node is, and how it starts |
-//! | `health`, `stages` | what is wrong, and how far things are |
+//! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
+//! | `health`, `notices`, `stages` | what is wrong, what an operator is told, how far things are |
 //!
 //! Invariants:
 //! * Acknowledged means: flushed on a quorum, applied here, and committed by SQLite.
@@ -27,6 +27,7 @@
 //!
 //! It must never parse SQL or JSON, and never block an async worker.
 
+mod admission;
 mod api;
 mod append_frame;
 mod apply;
@@ -41,6 +42,7 @@ mod image;
 mod manifest;
 mod membership;
 mod network;
+mod notices;
 mod open;
 mod options;
 mod outlets;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::raft::log::LogOptions;
+
 /// The options of a node; `wallaby serve` fills them from its flags.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
@@ -44,7 +46,7 @@ pub struct NodeOptions {
     pub spool_bytes_max: u64,
     /// Bytes of purged-able log that are kept for followers that lag.
     pub log_tail_bytes: u64,
-    /// Bytes of a segment of the log: what a purge removes at a time.
+    /// Bytes of a segment of the log; the log is purged by whole segments.
     pub log_segment_bytes: u64,
 }
 
@@ -72,7 +74,7 @@ impl NodeOptions {
             transaction_bytes_max: TRANSACTION_BYTES_MAX,
             spool_bytes_max: SPOOL_BYTES_MAX,
             log_tail_bytes: LOG_TAIL_BYTES,
-            log_segment_bytes: LOG_SEGMENT_BYTES,
+            log_segment_bytes: LogOptions::default().segment_bytes,
         }
     }
 
@@ -118,9 +120,6 @@ pub(super) const SPOOL_BYTES_MAX: u64 = 64 << 20;
 
 /// 256 MiB: four segments.
 pub(super) const LOG_TAIL_BYTES: u64 = 256 << 20;
-
-/// 64 MiB, allocated ahead: a new segment every few thousand groups.
-pub(super) const LOG_SEGMENT_BYTES: u64 = 64 << 20;
 
 /// See design: fail-over is the lease plus one random election time-out.
 const HEARTBEAT: Duration = Duration::from_millis(90);

@@ -57,6 +57,8 @@ impl Proposer {
     async fn run(self: Arc<Self>, sequence: u64, ticket: Ticket, mut parts: mpsc::Receiver<Bytes>) {
         let window = Arc::new(Semaphore::new(PARTS_IN_FLIGHT_MAX));
         while let Some(part) = parts.recv().await {
+            // The flight's thread may be waiting for room for its next part.
+            self.flights.nudge();
             let permit = Arc::clone(&window)
                 .acquire_owned()
                 .await

@@ -77,6 +77,10 @@ impl WriteQueue {
         }
         match tokio::time::timeout(write.timeout, answer).await {
             Ok(Ok(written)) => written.map(|written| (written.reply, written.raft_index)),
+            Ok(Err(_)) if withdraw(&claim) => {
+                let why = "the node is shutting down".to_owned();
+                Err(Some(Refusal::NotCommitted(why)))
+            }
             Ok(Err(_)) => Err(Some(Refusal::Unknown(
                 "the node stopped meanwhile".to_owned(),
             ))),

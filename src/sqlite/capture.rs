@@ -138,6 +138,9 @@ pub(super) struct Frames {
     bytes: Vec<u8>,
     /// In place of `bytes` when these would be too many.
     spool: Option<File>,
+    /// Why the last `SQLITE_FULL` was returned, for the client: SQLite only says that something is
+    /// full. Outlives the transaction.
+    pub(super) refusal: Option<String>,
 }
 
 impl Frames {
@@ -151,6 +154,7 @@ impl Frames {
             headers: Vec::new(),
             bytes: Vec::new(),
             spool: None,
+            refusal: None,
         }
     }
 
@@ -190,6 +194,11 @@ impl Frames {
             return Err(ResultCode::IOERR_WRITE);
         }
         if end - self.begin > self.limits.transaction_bytes_max {
+            self.refusal = Some(format!(
+                "transaction too large: it changes more than {} bytes of pages \
+                 (-max-transaction-bytes) and was rolled back; divide it into smaller ones",
+                self.limits.transaction_bytes_max
+            ));
             return Err(ResultCode::FULL);
         }
         self.note(bytes, offset)?;

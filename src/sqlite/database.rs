@@ -235,16 +235,21 @@ impl Database {
         })
     }
 
-    /// Closes the writing connection. The WAL stays; the next start makes nothing of it.
+    /// Closes the writing connection, and notes in the checkpoint record that it did. The WAL
+    /// stays; the next start makes nothing of it.
     ///
     /// Close the readers of this process before, and drop the images: the descriptor of the main
     /// file that goes with them would take the readers' locks along.
     ///
     /// # Errors
     ///
-    /// `Sqlite`, if a statement is still in use.
+    /// `Sqlite`, if a statement is still in use; `Io` and others, if the record cannot be written.
     pub fn close(self) -> Result<(), Error> {
-        self.connection.close().map_err(|(_, error)| error.into())
+        let Self {
+            connection, lock, ..
+        } = self;
+        connection.close().map_err(|(_, error)| error)?;
+        Record::close(&lock)
     }
 
     /// The injector and checkpoints work below SQLite, and would pull the WAL away under a

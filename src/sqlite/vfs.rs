@@ -136,6 +136,11 @@ pub(super) fn shim_of(connection: &Connection) -> Result<Handle, Error> {
     Ok(Handle(Rc::clone(shim)))
 }
 
+/// Why a connection got its last `SQLITE_FULL`, once; `None` if not from this VFS.
+pub(super) fn take_refusal(connection: &Connection) -> Option<String> {
+    shim_of(connection).ok()?.take_refusal()
+}
+
 /// Whether a file was opened by this VFS.
 ///
 /// # Safety

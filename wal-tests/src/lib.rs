@@ -7,6 +7,8 @@
 pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod faulty_cluster;
+pub mod faulty_vfs;
 pub mod files;
 pub mod linked;
 pub mod links;

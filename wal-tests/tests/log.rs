@@ -12,7 +12,7 @@ use std::sync::Arc;
 use futures_util::TryStreamExt;
 use log_model::{IDENTITY, Model, Op, SMALL, Session, entry, log_id, script, vote};
 use openraft::RaftLogReader;
-use openraft::storage::{RaftLogStorage, RaftStateMachine};
+use openraft::storage::RaftLogStorage;
 use tempfile::TempDir;
 use wal_tests::files::{FaultyFiles, Keep};
 use wal_tests::seed::{Random, seed};
