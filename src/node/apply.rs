@@ -96,7 +96,10 @@ impl StateMachine {
             && self.flights.is_waiting(sequence);
         let mut fence = self.frontier.state().fence;
         let verdict = fence.judge(header, position);
-        if !ours {
+        // A flight loses its base to whatever else is accepted, and only to that. Parts of an
+        // earlier flight of ours may still come: Raft refuses to append while the leader's lease
+        // has run out, after some were appended and without a new term.
+        if !ours && verdict == Verdict::Accept {
             let why = "another leader's transaction took its place";
             settled(self.flights.discard_any(why)).await;
         }
