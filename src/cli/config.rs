@@ -190,7 +190,7 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
         READERS_MAX as u64,
     )?;
     // A part holds at least one page, of up to 64 KiB; a record must fit a segment of 64 MiB.
-    within("entry-bytes", flags.entry_bytes as u64, 8 << 10, 16 << 20)?;
+    within("entry-bytes", flags.entry_bytes as u64, 128 << 10, 16 << 20)?;
     within(
         "max-transaction-bytes",
         flags.max_transaction_bytes,
@@ -422,7 +422,7 @@ mod tests {
     fn numbers_outside_their_limits_are_refused_by_name() {
         refused(
             &["--entry-bytes=100", "data"],
-            "-entry-bytes: 100 is not within 8192 and",
+            "-entry-bytes: 100 is not within 131072 and",
         );
         refused(
             &["--db-max-ro-conns=1000", "data"],

@@ -20,8 +20,9 @@ pub(crate) fn raft_addresses(
     targets: &[String],
     data_dir: &Path,
 ) -> Result<Vec<String>, JoinError> {
-    let empty = std::fs::read_dir(data_dir).map_or(true, |mut entries| entries.next().is_none());
-    if !empty {
+    // The log is made when the node belongs to a cluster. The directory alone says nothing: a node
+    // that was stopped while it still looked for a cluster would start one of its own.
+    if data_dir.join("log").exists() {
         return Ok(Vec::new());
     }
     targets.iter().map(|target| raft_address(target)).collect()

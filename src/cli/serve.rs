@@ -1,9 +1,11 @@
 //! `wallaby serve`: one node, from start to signal.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 use wallaby::http::HttpOptions;
 use wallaby::node::Node;
@@ -29,6 +31,9 @@ pub(crate) enum ServeError {
     /// The node cannot open or close.
     #[error(transparent)]
     Node(#[from] wallaby::node::Error),
+    /// The node went out of service for good while it ran.
+    #[error("out of service: {0}")]
+    OutOfService(String),
     /// The parent that was to be watched is not the parent, or not any more.
     #[error("the parent process {0} has ended")]
     ParentEnded(u32),
@@ -42,7 +47,7 @@ pub(crate) enum ServeError {
     },
 }
 
-/// Runs a node until SIGTERM or SIGINT.
+/// Runs a node until SIGTERM or SIGINT, or until it goes out of service.
 pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
     logging::start(config.log_level);
     if let Some(parent) = config.die_with_parent {
@@ -58,7 +63,10 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
             what: "asynchronous runtime",
             source,
         })?;
-    runtime.block_on(serve(config))
+    let served = runtime.block_on(serve(config));
+    // A file operation that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    served
 }
 
 /// Opens the node, serves HTTP, and takes both down in the opposite order.
@@ -92,16 +100,40 @@ async fn serve(config: ServeConfig) -> Result<(), ServeError> {
         body_bytes_max: config.http_body_bytes_max,
         ..HttpOptions::default()
     };
-    let stop = stop_signal()?;
+    let (signalled, failed) = (stop_signal()?, out_of_service(&node));
+    let stop = async move {
+        tokio::select! {
+            () = signalled => {}
+            () = failed => {}
+        }
+    };
     let served = wallaby::http::serve(node.clone(), listener, options, stop).await;
-    // Also when HTTP failed: what the node has in flight is finished, not cut off.
-    node.close().await;
+    // Also when HTTP failed: what the node has in flight is finished, not cut off. A disk that
+    // hangs must not keep the process from being replaced.
+    if timeout(CLOSE_TIME_MAX, node.close()).await.is_err() {
+        tracing::warn!("the node did not close in time");
+    }
     served.map_err(|source| ServeError::System {
         what: "HTTP server",
         source,
     })?;
+    if let Some(why) = node.failure().borrow().clone() {
+        return Err(ServeError::OutOfService(why));
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Ready when the node has gone out of service. Half alive it would only be in the way: whoever
+/// started the process sees it end, and can start it again or call somebody.
+fn out_of_service(node: &Node) -> impl Future<Output = ()> + Send + 'static {
+    let mut failure = node.failure();
+    async move {
+        if failure.wait_for(Option::is_some).await.is_err() {
+            // The node is gone without a failure, so it was closed.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// Ready when the process is asked to stop.
@@ -135,3 +167,6 @@ fn die_with(parent: u32) -> Result<(), ServeError> {
     }
     Ok(())
 }
+
+/// Longer than the largest group in flight and a checkpoint take on any disk that works.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(60);

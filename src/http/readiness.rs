@@ -38,26 +38,26 @@ async fn failure(
     lines: &mut Vec<String>,
 ) -> Option<String> {
     let status = server.node.status();
+    // Before the leader: a node that has failed takes no part in Raft any more, and knows none.
+    if let Some(reason) = status.out_of_service {
+        return Some(format!("[+]db not ok: ({reason})"));
+    }
     if status.leader.is_none() {
         return Some("[+]leader does not exist".to_owned());
     }
-    lines.push("[+]leader ok".to_owned());
-    if let Some(reason) = status.out_of_service {
-        lines.push("[+]store ok".to_owned());
-        return Some(format!("[+]db not ok: ({reason})"));
+    if let Err(error) = server.node.leader_answers(parameters.timeout).await {
+        return Some(format!("[+]leader not contactable: {error}"));
     }
+    lines.push("[+]leader ok".to_owned());
     if !status.ready {
         return Some("[+]store not ready".to_owned());
     }
     lines.push("[+]store ok".to_owned());
-    let sync = parameters.flag("sync");
-    match (server.node.ready(sync, parameters.timeout).await, sync) {
-        (Ok(()), true) => {
-            lines.push("[+]sync ok".to_owned());
-            None
+    if parameters.flag("sync") {
+        if let Err(error) = server.node.catch_up(parameters.timeout).await {
+            return Some(format!("[+]sync {error}"));
         }
-        (Ok(()), false) => None,
-        (Err(error), true) => Some(format!("[+]sync {error}")),
-        (Err(error), false) => Some(format!("[+]db not ok: ({error})")),
+        lines.push("[+]sync ok".to_owned());
     }
+    None
 }

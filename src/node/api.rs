@@ -47,7 +47,8 @@ pub struct Served {
     pub reply: Reply,
     /// The log index of the entry that carried it; `None` if nothing was written to the log.
     pub raft_index: Option<u64>,
-    /// The node that executed it: its HTTP address if this one, the leader's Raft address if forwarded.
+    /// The node that executed it: its HTTP address if this one, the leader's Raft address if
+    /// forwarded.
     pub served_by: String,
 }
 

@@ -100,6 +100,12 @@ pub(crate) fn decode(frame: &Bytes) -> Result<AppendEntriesRequest<TypeConfig>, 
     if !payloads.is_empty() || !head.0.is_empty() {
         return Err("an append frame has bytes left over".to_owned());
     }
+    // Raft and the log rely on it, and would stop the node.
+    let first = prev_log_id.map_or(0, |prev| prev.index.saturating_add(1));
+    let indexes = entries.iter().map(|entry| entry.log_id.index);
+    if !indexes.eq((first..).take(entries.len())) {
+        return Err("an append frame has entries that do not follow one another".to_owned());
+    }
     Ok(AppendEntriesRequest {
         vote,
         prev_log_id,

@@ -1,8 +1,8 @@
 //! openraft's state machine: a committed entry becomes a release, an injection, or nothing.
 //!
-//! Entries are applied one after the other. Nothing is released or injected before the local log has
-//! flushed the entry: openraft may ask earlier, and a page that reaches the database before its log
-//! record is durable could not be explained after a crash.
+//! Entries are applied one after the other. Nothing is released or injected before the local log
+//! has flushed the entry: openraft may ask earlier, and a page that reaches the database before its
+//! log record is durable could not be explained after a crash.
 
 use std::io;
 use std::path::PathBuf;
@@ -92,27 +92,32 @@ impl StateMachine {
             return Err(io::Error::other(what));
         }
         let sequence = header.sequence;
-        let ours = (header.origin, header.epoch) == (self.origin.node, self.origin.epoch)
-            && self.flights.is_waiting(sequence);
+        let from_us = (header.origin, header.epoch) == (self.origin.node, self.origin.epoch);
+        let ours = from_us && self.flights.is_waiting(sequence);
         let mut fence = self.frontier.state().fence;
         let verdict = fence.judge(header, position);
-        // A flight loses its base to whatever else is accepted, and only to that. Parts of an
-        // earlier flight of ours may still come: Raft refuses to append while the leader's lease
-        // has run out, after some were appended and without a new term.
-        if !ours && verdict == Verdict::Accept {
+        // A leftover part of a flight of ours that was refused earlier says nothing about the one
+        // in the air; but whatever changes the database takes its base away.
+        if !ours && (!from_us || verdict == Verdict::Accept) {
             let why = "another leader's transaction took its place";
             settled(self.flights.discard_any(why)).await;
         }
         match (verdict, ours) {
-            (Verdict::Accept, true) => {
-                settled(self.flights.release(sequence, position)).await;
-                self.parts = None;
-            }
-            (Verdict::Accept, false) => self.inject(delta, position).await?,
-            (Verdict::Stage, ours) => {
-                if !ours {
-                    self.stage(delta)?;
+            (Verdict::Accept, true) => match self.flights.release(sequence, position) {
+                Some(flight) => {
+                    settled(Some(flight)).await;
+                    self.parts = None;
                 }
+                // It was given up in this very moment: SQLite rolls back what is committed.
+                None => {
+                    settled(self.flights.discard_any("this node is shutting down")).await;
+                    self.inject(delta, position).await?;
+                }
+            },
+            (Verdict::Accept, false) => self.inject(delta, position).await?,
+            // Our own parts as well: the flight may be refused while the log keeps what it had.
+            (Verdict::Stage, _) => {
+                self.stage(delta)?;
                 self.frontier.advance(|state| state.fence = fence);
             }
             (Verdict::Reject, ours) => {
@@ -157,17 +162,11 @@ impl StateMachine {
     }
 
     fn stage(&mut self, delta: Delta) -> io::Result<()> {
-        let part = delta.header().part;
-        if part.is_first() {
+        if delta.header().part.is_first() {
             self.parts = Some(StagedParts::new(self.dir.clone(), self.spool_bytes_max));
         }
-        // The parts before this one may have been those of a flight of ours, which keeps none: then
-        // Raft has refused a later part since, and the last one never comes.
-        let staged = self.parts.as_mut();
-        let Some(parts) = staged.filter(|parts| parts.len() + 1 == part.number as usize) else {
-            self.parts = None;
-            return Ok(());
-        };
+        let parts = self.parts.as_mut();
+        let parts = parts.ok_or_else(|| io::Error::other("a part without the first one"))?;
         // Writing to the page cache; it blocks for no longer than copying the part does.
         parts.push(delta)
     }

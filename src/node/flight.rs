@@ -1,7 +1,7 @@
 //! The group in flight: executed, proposed, and blocked inside xSync until its fate is known.
 //!
 //! ```text
-//!   register --> Waiting --release--> Released --settled--> gone   (SQLite has published the pages)
+//!   register --> Waiting --release--> Released --settled--> gone   (SQLite has published it)
 //!                   |
 //!                   +-----discard---> Discarded --settled--> gone  (SQLite has rolled back)
 //! ```
@@ -83,6 +83,11 @@ impl Flights {
             // The receiver lives in the gate until the flight is settled.
             let _ = flight.signals.send(Signal::Hold);
         }
+    }
+
+    /// Whether a group is in flight.
+    pub(crate) fn is_in_the_air(&self) -> bool {
+        self.lock().is_some()
     }
 
     /// Whether the delta with this sequence number of ours is the flight in the air, undecided.

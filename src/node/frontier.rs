@@ -41,8 +41,8 @@ pub(crate) struct State {
     pub(crate) fence: Fence,
     /// The last applied membership.
     pub(crate) membership: StoredMembership,
-    /// While a stage is open: the membership at its floor.
-    floor_membership: Option<StoredMembership>,
+    /// While a stage is open: its floor, and the membership there.
+    floor: Option<(Option<Position>, StoredMembership)>,
 }
 
 impl State {
@@ -50,30 +50,28 @@ impl State {
         Self {
             fence,
             membership,
-            floor_membership: None,
+            floor: None,
         }
     }
 
     /// The membership that belongs to [`Fence::settled`]: what is durable, and what a snapshot
-    /// carries, must not be of a later entry than the pages beside it.
+    /// carries, must not be of another entry than the pages beside it.
     pub(crate) fn settled_membership(&self) -> &StoredMembership {
-        self.floor_membership.as_ref().unwrap_or(&self.membership)
+        self.floor
+            .as_ref()
+            .map_or(&self.membership, |(_, membership)| membership)
     }
 
-    /// Changes fence and membership by one entry.
-    pub(crate) fn step<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> T {
+    /// Changes the state by one entry.
+    pub(crate) fn change<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> T {
         let result = change(self);
-        self.mind_the_floor();
+        // The entry that opens a stage is a delta, so the membership is still the floor's; another
+        // stage that takes its place at once has a floor of its own.
+        self.floor = self.fence.stage.map(|stage| match self.floor.take() {
+            Some((floor, membership)) if floor == stage.floor => (floor, membership),
+            _ => (stage.floor, self.membership.clone()),
+        });
         result
-    }
-
-    /// Keeps the membership of the floor as long as a stage is open.
-    fn mind_the_floor(&mut self) {
-        if self.fence.stage.is_none() {
-            self.floor_membership = None;
-        } else if self.floor_membership.is_none() {
-            self.floor_membership = Some(self.membership.clone());
-        }
     }
 }
 
@@ -97,7 +95,7 @@ impl Frontier {
     /// Changes the state and wakes those who wait for it.
     pub(crate) fn advance<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
-        let result = state.step(change);
+        let result = state.change(change);
         let reached = Reached {
             applied: state.fence.last_applied,
             data: state.fence.last_data,

@@ -4,15 +4,16 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc::{self, error::TrySendError};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
 
 use super::fence::Fence;
 use super::flight::{Discard, Fate, Flights, Signal};
 use super::frontier::Frontier;
-use super::image::Held;
+use super::image::{Held, Leave};
 use super::proposer::{Proposer, Ticket};
 use super::stages::{Stage, Stages};
 use crate::sqlite::{self, Captured, Gate, Image, Verdict};
@@ -46,6 +47,8 @@ pub(crate) struct Desk {
     pub(crate) proposer: Arc<Proposer>,
     pub(crate) stages: Arc<Stages>,
     pub(crate) entry_bytes_max: usize,
+    /// Given with each image, and taken back from all of them.
+    pub(crate) leave: Leave,
     state: Mutex<DeskState>,
 }
 
@@ -76,6 +79,7 @@ impl Desk {
             proposer,
             stages,
             entry_bytes_max,
+            leave: Leave::default(),
             state,
         })
     }
@@ -159,63 +163,57 @@ impl Desk {
     ) -> Fate {
         let base = self.frontier.state().fence.last_data;
         let parts = self.proposer.begin(sequence, ticket);
+        // Whoever asked for an image before the flight was registered could not nudge it.
+        self.serve_holds(|| transaction.image());
         let split = Split::new(transaction, self.entry_bytes_max);
         for number in 1..=split.of {
             let part = match self.encode(transaction, &split, number, sequence, base) {
                 Ok(part) => part,
                 Err(error) => {
                     let why = format!("reading the captured pages failed: {error}");
-                    let _ = self.flights.discard(sequence, Discard::NotCommitted(why));
+                    drop(self.flights.discard(sequence, Discard::NotCommitted(why)));
                     break;
                 }
             };
             self.stages.count(Stage::Appended);
-            if let Some(fate) = self.send(part, &parts, transaction, signals) {
-                return fate;
+            match self.hand_over(part, &parts, transaction, signals) {
+                Handed::Over => {}
+                // The proposer gave up; it has decided the flight.
+                Handed::Nowhere => break,
+                Handed::TooLate(fate) => return fate,
             }
         }
         drop(parts);
         loop {
-            if let Some(fate) = self.heed(next_signal(signals), transaction) {
-                return fate;
+            match signals
+                .recv()
+                .expect("the flight stays registered until it is settled")
+            {
+                Signal::Decided(fate) => return fate,
+                Signal::Hold => self.serve_holds(|| transaction.image()),
             }
         }
     }
 
-    /// Hands a part to the proposer, which takes the next one only when it has room for it: with a
-    /// quorum out of reach, maybe never. So the flight's signals are heeded meanwhile.
-    fn send(
+    /// Gives a part to the proposer as soon as it has room, and listens meanwhile: room may come only
+    /// after an image was sent, or never, because the flight is decided.
+    fn hand_over(
         &self,
         mut part: Bytes,
         parts: &mpsc::Sender<Bytes>,
         transaction: &Captured<'_>,
         signals: &Receiver<Signal>,
-    ) -> Option<Fate> {
-        while let Ok(signal) = signals.try_recv() {
-            if let Some(fate) = self.heed(signal, transaction) {
-                return Some(fate);
-            }
-        }
+    ) -> Handed {
         loop {
-            match parts.try_send(part) {
-                // When it has given up, it has decided the flight.
-                Ok(()) | Err(TrySendError::Closed(_)) => return None,
-                Err(TrySendError::Full(back)) => part = back,
-            }
-            // The proposer nudges the flight after each part that it takes.
-            if let Some(fate) = self.heed(next_signal(signals), transaction) {
-                return Some(fate);
-            }
-        }
-    }
-
-    /// What a signal asks for; the fate, if it is that.
-    fn heed(&self, signal: Signal, transaction: &Captured<'_>) -> Option<Fate> {
-        match signal {
-            Signal::Decided(fate) => Some(fate),
-            Signal::Hold => {
-                self.serve_holds(|| transaction.image());
-                None
+            part = match parts.try_send(part) {
+                Ok(()) => return Handed::Over,
+                Err(TrySendError::Closed(_)) => return Handed::Nowhere,
+                Err(TrySendError::Full(part)) => part,
+            };
+            match signals.recv_timeout(ROOM_POLL) {
+                Ok(Signal::Decided(fate)) => return Handed::TooLate(fate),
+                Ok(Signal::Hold) => self.serve_holds(|| transaction.image()),
+                Err(_) => {}
             }
         }
     }
@@ -231,7 +229,7 @@ impl Desk {
         for done in holds {
             // Whoever asked may have given up.
             let _ = done.send(match image() {
-                Ok(image) => Some(Held::new(image, self.frontier.state())),
+                Ok(image) => Some(Held::new(image, self.frontier.state(), self.leave.grant())),
                 Err(error) => {
                     tracing::error!(%error, "the database cannot be frozen");
                     None
@@ -297,10 +295,11 @@ impl Desk {
     }
 }
 
-fn next_signal(signals: &Receiver<Signal>) -> Signal {
-    signals
-        .recv()
-        .expect("the flight stays registered until it is settled")
+/// What became of a part.
+enum Handed {
+    Nowhere,
+    Over,
+    TooLate(Fate),
 }
 
 /// How a transaction is divided into parts.
@@ -322,3 +321,6 @@ impl Split {
 
 /// A page as redo and injection take it.
 pub(crate) type PageImage<'a> = (PageNumber, Cow<'a, [u8]>);
+
+/// How long to wait for room before looking again; a part takes some milliseconds anyway.
+const ROOM_POLL: Duration = Duration::from_millis(2);

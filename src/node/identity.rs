@@ -11,8 +11,8 @@
 //! | 44 | n | name | UTF-8 |
 //! | 44+n | 4 | CRC-32 | of everything before it |
 //!
-//! Integers are little-endian. The file is replaced as a whole (write aside, fsync, rename, fsync of
-//! the directory), so damage is never the trace of a crash and is refused.
+//! Integers are little-endian. The file is replaced as a whole (write aside, fsync, rename, fsync
+//! of the directory), so damage is never the trace of a crash and is refused.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

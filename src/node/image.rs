@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -14,11 +15,36 @@ use crate::wal::PageNumber;
 pub(crate) struct Held {
     image: Image,
     state: State,
+    leave: Leave,
+}
+
+/// Takes images back: while one lives no checkpoint runs, and the WAL must not fill the disk.
+#[derive(Clone, Default)]
+pub(crate) struct Leave(Arc<AtomicU64>, u64);
+
+impl Leave {
+    /// The permission for a new image.
+    pub(crate) fn grant(&self) -> Self {
+        Self(Arc::clone(&self.0), self.0.load(Ordering::Acquire))
+    }
+
+    /// Takes back the permission of all images.
+    pub(crate) fn revoke(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn holds(&self) -> bool {
+        self.0.load(Ordering::Acquire) == self.1
+    }
 }
 
 impl Held {
-    pub(crate) fn new(image: Image, state: State) -> Self {
-        Self { image, state }
+    pub(crate) fn new(image: Image, state: State, leave: Leave) -> Self {
+        Self {
+            image,
+            state,
+            leave,
+        }
     }
 
     /// What the image is of; `None` before anything was applied.
@@ -36,6 +62,10 @@ impl Held {
     /// Up to `RUN_BYTES` of whole pages from this page on; empty after the last. The lock-byte page
     /// reads as zeros. Blocks.
     pub(crate) fn run(&self, from: u64) -> io::Result<Bytes> {
+        if !self.leave.holds() {
+            let why = "the transfer was given up: the WAL has grown too large meanwhile";
+            return Err(io::Error::other(why));
+        }
         let size = self.image.page_size();
         let last = u64::from(self.image.page_count().0);
         let pages = (RUN_BYTES / size.len()).max(1) as u64;

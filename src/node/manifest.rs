@@ -75,7 +75,10 @@ impl Manifest {
             data: decode_position(bytes, 48),
             membership,
             page_size: PageSize::new(u32_at(bytes, 12)).ok_or("impossible page size")?,
-            page_count: PageCount(u32_at(bytes, 16)),
+            page_count: match u32_at(bytes, 16) {
+                0 => return Err("a snapshot without pages".to_owned()),
+                count => PageCount(count),
+            },
             hash: DatabaseHash(u128::from_le_bytes(
                 bytes[72..88].try_into().expect("16 bytes"),
             )),

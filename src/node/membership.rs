@@ -1,4 +1,4 @@
-//! Finding a cluster, starting one, joining one, and taking others in.
+//! Finding a cluster, starting one, and joining one.
 //!
 //! A node without a cluster greets the addresses it was given. It adopts the cluster of a peer that
 //! has one, or agrees with enough peers in the same position to start one: the node with the
@@ -8,14 +8,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use openraft::ChangeMembers;
-use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::watch;
 
 use super::Raft;
+use super::admission::{leader_addr, membership, settled_voters};
 use super::error::Error;
 use super::health::Health;
 use super::identity::{Identity, random_u64};
@@ -23,7 +22,7 @@ use super::wire::{
     self, Adopted, Adoption, Greeting, Introduction, Joined, Joining, MemberMirror, kind,
 };
 use crate::raft::Member;
-use crate::transport::{Endpoint, Priority};
+use crate::transport::{Endpoint, Priority, TransportError};
 use crate::wal::ClusterId;
 
 /// What this node knows of its own and of others' membership.
@@ -34,11 +33,10 @@ pub(crate) struct Membership {
     join: Vec<String>,
     bootstrap_expect: u64,
     raft: Arc<OnceLock<Raft>>,
-    /// Nodes that want to start a cluster, by Raft id.
-    heard: Mutex<BTreeMap<u64, MemberMirror>>,
+    /// Nodes that want to start a cluster, by Raft address: one that comes back with an empty
+    /// directory is another node at the same address.
+    heard: Mutex<BTreeMap<String, Heard>>,
     assigned: watch::Sender<Option<ClusterId>>,
-    /// One membership change at a time.
-    changing: tokio::sync::Mutex<()>,
     health: Arc<Health>,
 }
 
@@ -70,7 +68,6 @@ impl Membership {
             raft,
             heard: Mutex::default(),
             assigned,
-            changing: tokio::sync::Mutex::default(),
             health,
         })
     }
@@ -79,9 +76,20 @@ impl Membership {
     pub(crate) fn introduce(&self, greeting: &Greeting) -> Introduction {
         if greeting.bootstrap_expect > 0 {
             let mut heard = lock(&self.heard);
+            heard.retain(|_, heard| heard.at.elapsed() < HEARD_FOR);
             // Bounded: strangers must not fill our memory.
             if heard.len() < HEARD_MAX {
-                heard.insert(greeting.raft_id, greeting.member.clone());
+                let addr = greeting.member.raft_addr.clone();
+                let at = Instant::now();
+                let (raft_id, member) = (greeting.raft_id, greeting.member.clone());
+                heard.insert(
+                    addr,
+                    Heard {
+                        raft_id,
+                        member,
+                        at,
+                    },
+                );
             }
         }
         let identity = lock(&self.identity);
@@ -89,7 +97,8 @@ impl Membership {
             raft_id: identity.raft_id,
             member: self.member.clone().into(),
             cluster: identity.cluster.map(|id| id.0),
-            leader: self.leader_addr(),
+            leader: self.raft.get().and_then(leader_addr),
+            bootstrap_expect: self.bootstrap_expect,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -149,8 +158,8 @@ impl Membership {
         }
         tracing::info!(peers = ?self.join, "looking for a cluster");
         loop {
-            let peers = self.greet_all(endpoint).await;
-            if let Some(found) = self.look_around(endpoint, &peers).await? {
+            let met = self.greet_all(endpoint).await;
+            if let Some(found) = self.look_around(endpoint, &met).await? {
                 return Ok(found);
             }
             let mut assigned = self.assigned.subscribe();
@@ -163,26 +172,21 @@ impl Membership {
     async fn look_around(
         &self,
         endpoint: &Endpoint,
-        peers: &[Introduction],
+        met: &Met,
     ) -> Result<Option<(ClusterId, Settled)>, Error> {
         let Identity {
             cluster: mine,
             founder,
             ..
         } = lock(&self.identity).clone();
-        let theirs = peers.iter().find_map(|peer| peer.cluster);
-        let founders = self.founders(peers);
+        let founders = self.founders(&met.peers);
         let first = founders.keys().next() == Some(&self.raft_id());
-        match (mine, theirs) {
-            (Some(mine), Some(theirs)) if mine.0 != theirs => Err(Error::Configuration(format!(
-                "this node belongs to cluster {mine}, the nodes given by -join to {}; start it \
-                 with an empty data directory to move it",
-                ClusterId(theirs)
-            ))),
+        match (mine, met.cluster()) {
+            (Some(mine), Some(theirs)) if mine != theirs => Err(elsewhere(mine, theirs)),
             (None, Some(theirs)) => {
-                self.adopt(theirs).map_err(Error::Configuration)?;
-                endpoint.assign(ClusterId(theirs))?;
-                Ok(Some((ClusterId(theirs), Settled::Wait)))
+                self.adopt(theirs.0).map_err(Error::Configuration)?;
+                endpoint.assign(theirs)?;
+                Ok(Some((theirs, Settled::Wait)))
             }
             (Some(mine), _) if !founder => {
                 endpoint.assign(mine)?;
@@ -209,18 +213,27 @@ impl Membership {
         if self.bootstrap_expect == 0 {
             return BTreeMap::new();
         }
-        let heard = lock(&self.heard);
-        let heard = heard.iter().map(|(id, member)| (*id, member.clone()));
-        let met = peers.iter().map(|peer| (peer.raft_id, peer.member.clone()));
+        let mut by_addr = BTreeMap::new();
+        for heard in lock(&self.heard).values() {
+            if heard.at.elapsed() < HEARD_FOR {
+                let found = (heard.raft_id, heard.member.clone());
+                by_addr.insert(heard.member.raft_addr.clone(), found);
+            }
+        }
+        for peer in peers.iter().filter(|peer| peer.bootstrap_expect > 0) {
+            let found = (peer.raft_id, peer.member.clone());
+            by_addr.insert(peer.member.raft_addr.clone(), found);
+        }
         let mine = (self.raft_id(), self.member.clone().into());
-        heard
-            .chain(met)
-            .chain([mine])
-            .map(|(id, member)| (id, member.into()))
+        by_addr.insert(self.member.raft_addr.clone(), mine);
+        by_addr
+            .into_values()
+            .map(|(id, member)| (id, Member::from(member)))
             .collect()
     }
 
-    async fn greet_all(&self, endpoint: &Endpoint) -> Vec<Introduction> {
+    /// Greets every address given by `-join` but the own one.
+    async fn greet_all(&self, endpoint: &Endpoint) -> Met {
         let mine = self.raft_id();
         let greeting = Greeting {
             raft_id: mine,
@@ -228,7 +241,7 @@ impl Membership {
             bootstrap_expect: self.bootstrap_expect,
         };
         let body = Bytes::from(wire::encode(&greeting));
-        let mut peers = Vec::new();
+        let mut met = Met::default();
         for addr in self
             .join
             .iter()
@@ -238,14 +251,36 @@ impl Membership {
             let reply = peer.request(kind::GREETING, Priority::Control, body.clone(), PATIENCE);
             match reply.await {
                 Ok(reply) => match wire::decode::<Introduction>(&reply) {
-                    Ok(peer) if peer.raft_id != mine => peers.push(peer),
+                    Ok(peer) if peer.raft_id != mine => met.peers.push(peer),
                     Ok(_) => {}
                     Err(what) => tracing::warn!(addr, what, "a peer's introduction is unreadable"),
                 },
+                Err(TransportError::Refused {
+                    cluster: Some(theirs),
+                    ..
+                }) => met.elsewhere = Some(theirs),
                 Err(error) => tracing::debug!(addr, %error, "no peer there yet"),
             }
         }
-        peers
+        met
+    }
+
+    /// A node of one cluster that is told to join another would silently stay where it is. Ends the
+    /// node if that is what its flags say, and returns once a peer of its own cluster has answered.
+    async fn check_targets(&self, endpoint: &Endpoint) {
+        let mut pause = JOIN_INTERVAL;
+        while let Some(mine) = self.cluster() {
+            let met = self.greet_all(endpoint).await;
+            match met.cluster() {
+                Some(theirs) if theirs != mine => {
+                    return self.health.fail(elsewhere(mine, theirs).to_string());
+                }
+                Some(_) => return,
+                // Down, or still looking for a cluster: no reason to stop serving ours.
+                None => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(CHECK_INTERVAL_MAX);
+        }
     }
 
     async fn all_adopt(
@@ -274,6 +309,9 @@ impl Membership {
 
     /// Asks the leader, wherever it is, to make this node a member; repeats until it is one.
     pub(crate) async fn join(self: Arc<Self>, endpoint: Endpoint) {
+        let checked = Arc::clone(&self);
+        let checking = endpoint.clone();
+        tokio::spawn(async move { checked.check_targets(&checking).await });
         let mut next = 0;
         let mut hint: Option<String> = None;
         while !self.is_member() {
@@ -313,81 +351,6 @@ impl Membership {
         wire::decode(&reply.map_err(|error| error.to_string())?)
     }
 
-    /// Takes a node in: as a learner first, as a voter when it has caught up.
-    pub(crate) async fn welcome(&self, joining: Joining) -> Joined {
-        let Some(raft) = self.raft.get() else {
-            return Joined::NotLeader(None);
-        };
-        if !raft.is_leader() {
-            return Joined::NotLeader(self.leader_addr());
-        }
-        let _one = self.changing.lock().await;
-        match self.take_in(raft, joining).await {
-            Ok(()) => Joined::Welcome,
-            Err(why) => Joined::Refused(why),
-        }
-    }
-
-    async fn take_in(&self, raft: &Raft, joining: Joining) -> Result<(), String> {
-        let (id, member) = (joining.raft_id, Member::from(joining.member));
-        let config = raft.metrics().borrow_watched().membership_config.clone();
-        let known = config.membership().get_node(&id).cloned();
-        let voter = config.membership().voter_ids().any(|voter| voter == id);
-        match known {
-            Some(known) if known == member && voter => return Ok(()),
-            Some(known) if known == member => {}
-            Some(_) => {
-                let nodes = BTreeMap::from([(id, member.clone())]);
-                change(raft, ChangeMembers::SetNodes(nodes)).await?;
-            }
-            None => {
-                let added = raft.add_learner(id, member.clone(), false).await;
-                added.map_err(|error| error.to_string())?;
-            }
-        }
-        if voter {
-            return Ok(());
-        }
-        self.caught_up(raft, id).await?;
-        let namesake = config
-            .membership()
-            .nodes()
-            .find(|(other, node)| **other != id && node.name == member.name)
-            .map(|(other, _)| *other);
-        let mut steps = vec![ChangeMembers::AddVoterIds([id].into())];
-        if let Some(old) = namesake {
-            tracing::info!(
-                name = member.name,
-                "a node returns with an empty data directory"
-            );
-            steps.push(ChangeMembers::RemoveVoters([old].into()));
-        }
-        change(raft, ChangeMembers::Batch(steps)).await?;
-        tracing::info!(
-            name = member.name,
-            addr = member.raft_addr,
-            "a node has joined"
-        );
-        Ok(())
-    }
-
-    /// Waits until a learner's log is close to ours.
-    async fn caught_up(&self, raft: &Raft, id: u64) -> Result<(), String> {
-        let mut metrics = raft.metrics();
-        let near = metrics.wait_until(|metrics| {
-            let matched = metrics
-                .replication
-                .as_ref()
-                .and_then(|peers| peers.get(&id));
-            let matched = matched.copied().flatten().map_or(0, |id| id.index);
-            matched + CAUGHT_UP_ENTRIES >= metrics.last_log_index.unwrap_or(0) && matched > 0
-        });
-        match tokio::time::timeout(CATCH_UP_PATIENCE, near).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err("it is still catching up".to_owned()),
-        }
-    }
-
     /// Draws the id of a new cluster and adopts it.
     fn draw(&self) -> Result<ClusterId, Error> {
         let cluster = u128::from(random_u64()?) << 64 | u128::from(random_u64()?);
@@ -395,13 +358,14 @@ impl Membership {
         Ok(ClusterId(cluster))
     }
 
-    /// Whether the applied or effective membership has this node in it.
+    /// Whether the cluster knows this node as a voter, by the addresses it has now.
     fn is_member(&self) -> bool {
         let id = self.raft_id();
         self.health.failure().is_some()
             || self.raft.get().is_some_and(|raft| {
-                let config = raft.metrics().borrow_watched().membership_config.clone();
-                config.membership().voter_ids().any(|voter| voter == id)
+                let config = membership(raft);
+                let known = config.get_node(&id) == Some(&self.member);
+                known && settled_voters(&config).contains(&id)
             })
     }
 
@@ -413,23 +377,36 @@ impl Membership {
     pub(crate) fn raft_id(&self) -> u64 {
         lock(&self.identity).raft_id
     }
+}
 
-    /// The leader's Raft address, if it is known here.
-    pub(crate) fn leader_addr(&self) -> Option<String> {
-        let metrics = self.raft.get()?.metrics();
-        let metrics = metrics.borrow_watched();
-        let leader = metrics.current_leader?;
-        metrics
-            .membership_config
-            .membership()
-            .get_node(&leader)
-            .map(|node| node.raft_addr.clone())
+/// A node that has greeted us and wants to start a cluster.
+struct Heard {
+    raft_id: u64,
+    member: MemberMirror,
+    at: Instant,
+}
+
+/// Who answered the greetings.
+#[derive(Default)]
+struct Met {
+    peers: Vec<Introduction>,
+    /// The cluster of a peer that refused us because it belongs to another one than we do.
+    elsewhere: Option<ClusterId>,
+}
+
+impl Met {
+    /// The cluster that the peers belong to; those that talk to us decide before those that do not.
+    fn cluster(&self) -> Option<ClusterId> {
+        let cluster = self.peers.iter().find_map(|peer| peer.cluster);
+        cluster.map(ClusterId).or(self.elsewhere)
     }
 }
 
-async fn change(raft: &Raft, change: ChangeMembers<u64, Member>) -> Result<(), String> {
-    let changed = raft.change_membership(change, false).await;
-    changed.map(drop).map_err(|error| error.to_string())
+fn elsewhere(mine: ClusterId, theirs: ClusterId) -> Error {
+    Error::Configuration(format!(
+        "this node belongs to cluster {mine}, the nodes given by -join to {theirs}; start it \
+         without -join, or with an empty data directory to move it"
+    ))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -437,11 +414,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 const HEARD_MAX: usize = 64;
+/// Whoever still wants to start a cluster greets again long before.
+const HEARD_FOR: Duration = Duration::from_secs(10);
 const GREETING_INTERVAL: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(1);
 const JOIN_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// The leader answers a join only when the newcomer has caught up, or after this minus a margin.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
-const CATCH_UP_PATIENCE: Duration = Duration::from_secs(10);
-/// Close enough to become a voter: some heartbeats' worth of groups.
-const CAUGHT_UP_ENTRIES: u64 = 64;

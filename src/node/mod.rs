@@ -1,9 +1,9 @@
 //! Layer 2: where SQLite, the log and the network meet.
 //!
-//! One write, in order of the files it passes: `running` routes it to the leader, `write` queues and
-//! groups it, `owner` runs the group on the owner thread, `gate` captures it inside xSync and hands
-//! it to `proposer`; the log and `network` make it durable on a quorum; `apply` releases it on the
-//! leader and has `owner` inject it on the followers.
+//! One write, in order of the files it passes: `running` routes it to the leader, `write` queues
+//! and groups it, `owner` runs the group on the owner thread, `gate` captures it inside xSync and
+//! hands it to `proposer`; the log and `network` make it durable on a quorum; `apply` releases it
+//! on the leader and has `owner` inject it on the followers.
 //!
 //! | file | what |
 //! |---|---|
@@ -14,8 +14,8 @@
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
-//! | `identity`, `membership`, `recovery` | who this node is, and how it starts |
-//! | `health`, `stages` | what is wrong, and how far things are |
+//! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
+//! | `health`, `notices`, `stages` | what is wrong, what an operator is told, how far things are |
 //!
 //! Invariants:
 //! * Acknowledged means: flushed on a quorum, applied here, and committed by SQLite.
@@ -27,6 +27,7 @@
 //!
 //! It must never parse SQL or JSON, and never block an async worker.
 
+mod admission;
 mod api;
 mod append_frame;
 mod apply;
@@ -41,6 +42,7 @@ mod image;
 mod manifest;
 mod membership;
 mod network;
+mod notices;
 mod open;
 mod options;
 mod outlets;

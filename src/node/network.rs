@@ -283,7 +283,9 @@ impl Link {
         // Nothing is frozen any longer while the peer installs.
         drop(held);
         writer.finish();
-        let reply = reader.next().await.map_err(|error| error.to_string())?;
+        let reply = tokio::time::timeout(INSTALL_PATIENCE, reader.next()).await;
+        let reply = reply.map_err(|_| "the peer does not finish the installation")?;
+        let reply = reply.map_err(|error| error.to_string())?;
         let reply = reply.ok_or("the peer ended the transfer without an answer")?;
         let vote = wire::decode::<SnapshotReply>(&reply)??;
         Ok(SnapshotResponse::new(vote.into()))
@@ -410,5 +412,7 @@ const WINDOW_REQUESTS: usize = 64;
 const WINDOW_BYTES: usize = 16 << 20;
 /// 1 MiB/s; anything slower cannot keep up with a cluster anyway.
 const FLOOR_BYTES_PER_SECOND: f64 = 1_048_576.0;
+/// Injecting some GiB takes minutes on a slow disk.
+const INSTALL_PATIENCE: Duration = Duration::from_secs(600);
 /// A receiver that takes nothing for so long is stuck: its connection would have timed out.
 const BULK_STALL: Duration = Duration::from_secs(30);

@@ -3,12 +3,15 @@
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::oneshot;
 
 use super::Raft;
+use super::admission::Admission;
 use super::apply::StateMachine;
 use super::error::Error;
 use super::flight::Flights;
@@ -23,7 +26,7 @@ use super::outlets::{Outlets, Watches};
 use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
 use super::proposer::Proposer;
-use super::recovery::{Recovered, recover};
+use super::recovery::{Recovered, reconcile, recover};
 use super::rounds::Rounds;
 use super::running::{Inner, Node, Shell, check};
 use super::stages::Stages;
@@ -44,6 +47,7 @@ struct Assembly {
     endpoint: Endpoint,
     raft: Arc<OnceLock<Raft>>,
     handler_node: Arc<OnceLock<Weak<Inner>>>,
+    admission: Arc<Admission>,
     raft_id: u64,
 }
 
@@ -81,7 +85,8 @@ impl Node {
         }
     }
 
-    /// Stops: hands over nothing that was acknowledged to anybody, checkpoints, and closes all files.
+    /// Stops: hands over nothing that was acknowledged to anybody, checkpoints, and closes all
+    /// files.
     pub async fn close(&self) {
         let shell = Arc::clone(&self.shell);
         if let Some(inner) = shell.inner.get() {
@@ -90,7 +95,11 @@ impl Node {
         shell.endpoint.close().await;
         let runtime = lock(&shell.runtime).take();
         if let Some(runtime) = runtime {
-            runtime.shutdown_background();
+            // Tasks that still run hold the socket; whoever opens the node again needs its port.
+            let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(TASKS_END));
+            if let Err(error) = ended.await {
+                tracing::warn!(%error, "the Raft runtime did not end in order");
+            }
         }
     }
 }
@@ -119,8 +128,10 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         Arc::clone(&health),
     );
     let handler_node = Arc::new(OnceLock::new());
+    let admission = Admission::new(Arc::clone(&raft), endpoint.clone(), raft_id);
     endpoint.serve(Arc::new(Shared(Arc::new(Peers {
         membership: Arc::clone(&membership),
+        admission: Arc::clone(&admission),
         raft: Arc::clone(&raft),
         dir: options.data_dir.clone(),
         node: Arc::clone(&handler_node),
@@ -141,6 +152,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         endpoint,
         raft,
         handler_node,
+        admission,
         raft_id,
     };
     if alone || assigned.is_some() {
@@ -213,6 +225,7 @@ impl Assembly {
             self.options.entry_bytes_max,
         );
         let log = from.log.clone();
+        reconcile(log.clone(), from.fence.last_applied).await?;
         let (owner, watches) = self.start_owner(desk, from).await?;
         let machine = StateMachine {
             owner: Arc::clone(&owner),
@@ -244,9 +257,11 @@ impl Assembly {
             writes,
             rounds,
             watches,
+            is_closing: AtomicBool::new(false),
         });
         drop(self.handler_node.set(Arc::downgrade(&inner)));
         tokio::spawn(run_groups(Arc::clone(&inner), queue));
+        tokio::spawn(Arc::clone(&self.admission).finish_changes());
         tasks::start(&inner, origin);
         Ok(inner)
     }
@@ -314,7 +329,15 @@ impl Assembly {
 
 impl Inner {
     async fn close(&self) {
-        // Stops proposals and apply; what is in flight stays undecided on this node.
+        self.is_closing.store(true, Ordering::Release);
+        // The group in flight is finished if the quorum answers in time; else it stays undecided.
+        let begun = Instant::now();
+        while self.flights.is_in_the_air() && begun.elapsed() < FLIGHT_PATIENCE {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // What is being applied is finished too, before the database is closed under it.
+        let idle = self.raft.with_state_machine(|_| Box::pin(async {}));
+        drop(tokio::time::timeout(FLIGHT_PATIENCE, idle).await);
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop in order");
         }
@@ -340,8 +363,7 @@ impl Inner {
 
 /// openraft's settings; the reasons are in the design, section 11.
 fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
-    let ms =
-        |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: "wallaby".to_owned(),
         heartbeat_interval: ms(options.heartbeat()),
@@ -413,9 +435,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 const RAFT_THREADS: usize = 2;
+/// A quorum that is there answers in milliseconds.
+const FLIGHT_PATIENCE: Duration = Duration::from_secs(2);
+/// Tasks end at their next await; only work on files can take longer, and is waited for no longer.
+const TASKS_END: Duration = Duration::from_secs(2);
 /// Beyond this, clients are told to come back.
 const READS_WAITING_MAX: usize = 16 << 10;
 /// A busy machine may not run us for this long; dropping the connection would cost more.
-const IDLE_MIN: std::time::Duration = std::time::Duration::from_millis(800);
+const IDLE_MIN: Duration = Duration::from_millis(800);
 /// Short first, because most interruptions are restarts on the same machine.
 const RECONNECT_BACKOFF: &str = "50ms 100ms ...1s";

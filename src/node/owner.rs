@@ -1,7 +1,7 @@
 //! The owner thread: the one place in the process that writes the database.
 //!
-//! It runs groups (leader), injects deltas (follower), checkpoints, and hands out frozen images, one
-//! job at a time and in the order in which they arrive. While a group waits for the quorum the
+//! It runs groups (leader), injects deltas (follower), checkpoints, and hands out frozen images,
+//! one job at a time and in the order in which they arrive. While a group waits for the quorum the
 //! thread is blocked inside xSync; whoever needs it then must first decide that flight.
 
 use std::path::PathBuf;
@@ -303,12 +303,13 @@ impl OwnerThread {
         match &mut self.state {
             State::Open(open) => {
                 let mut pages = all_pages(earlier, delta);
-                open.database.inject(Change {
+                let change = Change {
                     page_count: header.page_count,
                     hash_before: first_hash(earlier, delta)?,
                     hash_after: header.hash_after,
                     pages: &mut pages,
-                })?;
+                };
+                open.database.inject(change).map_err(not_injected)?;
             }
             State::Closed(_) => self.create(delta, position)?,
         }
@@ -353,12 +354,13 @@ impl OwnerThread {
         let mut pages = spool.pages();
         if let State::Open(open) = &mut self.state {
             let hash_before = open.database.hash();
-            open.database.inject(Change {
+            let change = Change {
                 page_count: manifest.page_count,
                 hash_before,
                 hash_after: manifest.hash,
                 pages: &mut pages,
-            })?;
+            };
+            open.database.inject(change).map_err(not_injected)?;
             open.installed = Some(spool.path().to_owned());
         } else {
             let mut redo = Redo::replace(self.take_lock()?, manifest.page_size)?;
@@ -402,6 +404,9 @@ impl OwnerThread {
         if wal_bytes < threshold {
             return;
         }
+        if wal_bytes > IMAGE_WAL_BYTES_MAX.max(threshold) {
+            self.context.desk.leave.revoke();
+        }
         let patient = wal_bytes > threshold.saturating_mul(4);
         let (wait, pause) = if patient {
             (LONG_WAIT, BACK_OFF)
@@ -424,8 +429,13 @@ impl OwnerThread {
     }
 
     /// Moves the WAL into the main file and, if all of it went, makes the record durable. Failures
-    /// take the node out of service: a main file that cannot be written is a broken disk.
+    /// take the node out of service: a main file that cannot be written is a broken disk. After one
+    /// there is no other: the kernel reports a page that it could not write once, and the next sync
+    /// would succeed without it.
     fn try_checkpoint(&mut self, wait: Duration) -> bool {
+        if self.context.health.failure().is_some() {
+            return false;
+        }
         match self.checkpoint(wait) {
             Ok(complete) => complete,
             Err(error) => {
@@ -468,7 +478,10 @@ impl OwnerThread {
             std::fs::remove_file(&spool)
                 .map_err(Error::io(format!("remove {}", spool.display())))?;
         }
-        self.record_is(settled);
+        self.context.outlets.recorded.send_replace(Some(Recorded {
+            applied: settled,
+            membership: state.settled_membership().clone(),
+        }));
         Ok(true)
     }
 
@@ -511,6 +524,18 @@ impl OwnerThread {
     }
 }
 
+/// Ends the process if files or shared memory failed under an injection: the cluster has committed
+/// what may be half written now, so it must not be continued, only redone by the next start.
+fn not_injected(error: sqlite::Error) -> Error {
+    if matches!(error, sqlite::Error::Io { .. } | sqlite::Error::Vfs { .. }) {
+        tracing::error!(%error, "what the cluster has committed cannot be written; aborting");
+        std::process::abort();
+    }
+    error.into()
+}
+
+/// With a WAL of this size, frozen images are given up; their transfers begin again.
+const IMAGE_WAL_BYTES_MAX: u64 = 4 << 30;
 /// A leader's other writes wait while a checkpoint waits for a reader, so not for long.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
 /// Above four times the threshold the WAL's growth is the greater evil.

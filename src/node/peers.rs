@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, pin_mut, stream};
 use openraft::raft::{StreamAppendError, TransferLeaderRequest, VoteRequest};
 
+use super::admission::Admission;
 use super::append_frame;
 use super::apply::SnapshotData;
 use super::manifest::Manifest;
@@ -19,13 +20,16 @@ use super::wire::{
     SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteMirror, VoteReply,
     kind,
 };
-use super::{Raft, ReadRequest, WriteRequest};
+use super::{Raft, ReadRequest, Refusal, WriteRequest};
 use crate::raft::{Snapshot, SnapshotMeta, TypeConfig, Vote, log_id_of};
-use crate::transport::{BoxFuture, FrameReader, FrameWriter, Handler, PeerIdentity};
+use crate::transport::{
+    BoxFuture, FRAME_BYTES_MAX, FrameReader, FrameWriter, Handler, PeerIdentity,
+};
 
 /// The handler behind the transport; it exists before Raft does.
 pub(crate) struct Peers {
     pub(crate) membership: Arc<Membership>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) raft: Arc<OnceLock<Raft>>,
     pub(crate) dir: PathBuf,
     /// Filled when the node is complete; weak, because the node owns the endpoint that owns us.
@@ -100,11 +104,25 @@ impl Peers {
             kind::HEARTBEAT => Ok(wire::encode(&self.heartbeat(body).await?)),
             kind::FORWARD => {
                 let forward: Forward = wire::decode(&body)?;
-                Ok(wire::encode(&self.forwarded(forward).await))
+                let reads = matches!(forward.call, Call::Query(_));
+                let reply = wire::encode(&self.forwarded(forward).await);
+                if reply.len() <= FRAME_BYTES_MAX as usize {
+                    return Ok(reply);
+                }
+                let why = "the answer is too large to be passed on; ask the leader itself";
+                let refusal = if reads {
+                    Refusal::Overloaded(why.to_owned())
+                } else {
+                    Refusal::Unknown(why.to_owned())
+                };
+                Ok(wire::encode(&Forwarded::Refused(refusal)))
             }
             kind::JOIN => {
                 let joining: Joining = wire::decode(&body)?;
-                let joined: Joined = self.membership.welcome(joining).await;
+                if joining.raft_id != peer.node {
+                    return Err("it asks to join as another node".to_owned());
+                }
+                let joined: Joined = Arc::clone(&self.admission).welcome(joining).await;
                 Ok(wire::encode(&joined))
             }
             _ => Err("unknown kind of request".to_owned()),
@@ -269,6 +287,12 @@ async fn spool_snapshot(dir: PathBuf, mut frames: FrameReader) -> Result<Spool, 
 
 async fn install(raft: &Raft, vote: Vote, spool: Spool) -> SnapshotReply {
     let manifest = spool.manifest();
+    // A leader that was deposed meanwhile may have applied entries of its successor; openraft takes
+    // a snapshot beyond the leader's own term for a broken promise.
+    let (applied, leader) = (manifest.applied, vote.leader_id);
+    if (applied.term, applied.node) > (leader.term, leader.node_id) {
+        return Err("the image is newer than the leadership it was sent under".to_owned());
+    }
     let meta = SnapshotMeta {
         last_log_id: Some(log_id_of(manifest.applied)),
         last_membership: manifest.membership.clone(),

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | none | nothing | the local database, whatever its age |
 //! | weak | a look at the leader's own state | at most one election time-out stale |
-//! | linearizable | one ReadIndex round, shared | sees every write acknowledged before it was sent |
+//! | linearizable | one ReadIndex round, shared | sees all that was acknowledged before |
 //! | strong | one log entry | the same, as rqlite does it |
 
 use std::time::{Duration, Instant};

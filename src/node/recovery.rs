@@ -1,14 +1,16 @@
 //! Start-up: from what is on disk to a database that holds exactly the committed prefix of the log.
 //!
-//! The checkpoint record says up to where the main file is complete; everything later is redone from
-//! the log, up to the durable `committed`, as exact pages straight into the main file before any
-//! connection is open. The cost is the log since the last checkpoint, never the size of the database.
+//! The checkpoint record says up to where the main file is complete; everything later is redone
+//! from the log, up to the durable `committed`, as exact pages straight into the main file before
+//! any connection is open. The cost is the log since the last checkpoint, never the size of the
+//! database.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use openraft::EntryPayload;
+use openraft::storage::RaftLogStorage as _;
 
 use super::error::{Error, REBUILD};
 use super::fence::{Fence, Verdict};
@@ -18,8 +20,8 @@ use super::parts::{StagedParts, all_pages, first_hash};
 use super::spool::Spool;
 use crate::raft::codec::{decode_membership, encode_membership};
 use crate::raft::log::{Log, LogIdentity, LogOptions, RealFiles};
-use crate::raft::{StoredMembership, position_of};
-use crate::sqlite::{Change, PageHashes, Record, Redo, StartLock};
+use crate::raft::{StoredMembership, log_id_of, position_of};
+use crate::sqlite::{self, Change, PageHashes, Record, Redo, StartLock};
 use crate::wal::{ClusterId, DatabaseHash, Delta, Position};
 
 /// What a node starts from.
@@ -60,6 +62,10 @@ pub(crate) fn recover(
             .is_none_or(|record| record.applied < spool.manifest().applied)
     });
     let lock = StartLock::acquire(dir, options.open_wait)?;
+    let suspect = match &record {
+        Some(record) if pending.is_none() => record.is_suspect(&lock)?,
+        _ => false,
+    };
     let (mut redo, start) = match (pending, record) {
         (Some(spool), _) => install(lock, &spool)?,
         (None, Some(record)) => {
@@ -69,26 +75,27 @@ pub(crate) fn recover(
                     file: dir.join(Record::FILE_NAME),
                     advice: REBUILD,
                 })?;
-            let start = Start {
-                fence: Fence::at(Some(record.applied), record.data),
-                membership,
-            };
+            let fence = Fence::at(Some(record.applied), record.data);
+            let start = State::new(fence, membership);
             (Redo::begin(lock, &record)?, start)
         }
         (None, None) => return unborn(lock, log),
     };
     let mut replay = Replay {
-        state: State::new(start.fence, start.membership),
+        state: start,
         parts: None,
     };
     replay.run(&log, &mut redo, options)?;
-    let state = replay.state;
+    let Replay { state, .. } = replay;
+    let membership = state.settled_membership().clone();
     // What a stage holds so far is delivered again by openraft, from its floor on.
     let fence = Fence::at(state.fence.settled(), state.fence.last_data);
-    let membership = state.settled_membership().clone();
     let applied = fence
         .last_applied
         .expect("a record has an applied position");
+    if suspect {
+        verify(&redo)?;
+    }
     let (lock, mut hashes) = redo.finish()?;
     let encoded = encode_membership(&membership);
     Record::save(&lock, &mut hashes, applied, fence.last_data, &encoded)?;
@@ -103,9 +110,45 @@ pub(crate) fn recover(
     })
 }
 
-struct Start {
-    fence: Fence,
-    membership: StoredMembership,
+/// Drops what a crash in the middle of an installation may have left in the log: an entry at the
+/// applied index that is another one, and everything that follows it. Such entries were never
+/// committed, because the image was.
+pub(crate) async fn reconcile(mut log: Log, applied: Option<Position>) -> Result<(), Error> {
+    let Some(applied) = applied else {
+        return Ok(());
+    };
+    let purged = log.purged();
+    if purged.is_some_and(|purged| purged.index >= applied.index) {
+        return Ok(());
+    }
+    let reader = log.clone();
+    let found =
+        tokio::task::spawn_blocking(move || reader.read_blocking(applied.index, applied.index, 1))
+            .await
+            .map_err(|error| Error::Raft(error.to_string()))??;
+    let found = found.first().map(|entry| position_of(&entry.log_id));
+    if found == Some(applied) {
+        return Ok(());
+    }
+    tracing::info!(%applied, "the log is behind the database, as after an installation");
+    let dropped = log.truncate_after(purged.map(log_id_of)).await;
+    dropped.map_err(Error::io("cut the log"))?;
+    let dropped = log.purge(log_id_of(applied)).await;
+    dropped.map_err(Error::io("purge the log"))
+}
+
+/// Somebody has touched or replaced the main file while the node was down. A copy with the same
+/// pages is as good; anything else would make this node answer differently from its peers.
+fn verify(redo: &Redo) -> Result<(), Error> {
+    tracing::warn!("the database file was changed while the node was down; reading all of it");
+    redo.verify().map_err(|error| match error {
+        sqlite::Error::Page { page, file } => Error::Corrupt {
+            what: format!("page {page} was changed while the node was down"),
+            file,
+            advice: REBUILD,
+        },
+        other => other.into(),
+    })
 }
 
 /// No record, no image: the node has never had a database.
@@ -138,7 +181,7 @@ fn unborn(lock: StartLock, log: Log) -> Result<Recovered, Error> {
 }
 
 /// Finishes an installation that a crash interrupted: the image replaces the main file.
-fn install(lock: StartLock, spool: &Spool) -> Result<(Redo, Start), Error> {
+fn install(lock: StartLock, spool: &Spool) -> Result<(Redo, State), Error> {
     let manifest = spool.manifest();
     tracing::info!(applied = %manifest.applied, "finishing the installation of a received image");
     let mut redo = Redo::replace(lock, manifest.page_size)?;
@@ -149,10 +192,8 @@ fn install(lock: StartLock, spool: &Spool) -> Result<(Redo, Start), Error> {
         hash_after: manifest.hash,
         pages: &mut pages,
     })?;
-    let start = Start {
-        fence: Fence::at(Some(manifest.applied), manifest.data),
-        membership: manifest.membership.clone(),
-    };
+    let fence = Fence::at(Some(manifest.applied), manifest.data);
+    let start = State::new(fence, manifest.membership.clone());
     Ok((redo, start))
 }
 
@@ -176,15 +217,12 @@ impl Replay {
         let Some(committed) = log.committed() else {
             return Ok(());
         };
-        let mut next = self
-            .state
-            .fence
-            .last_applied
-            .map_or(0, |applied| applied.index + 1);
+        let applied = self.state.fence.last_applied;
+        let mut next = applied.map_or(0, |applied| applied.index + 1);
         let mut redone = 0_u64;
         while next <= committed.index {
             let entries = log.read_blocking(next, committed.index, READ_BYTES)?;
-            if entries.is_empty() {
+            if entries.first().map(|entry| entry.log_id.index) != Some(next) {
                 return Err(Error::Corrupt {
                     what: format!("entry {next} is committed, but not in the log"),
                     file: options.data_dir.join("log"),
@@ -198,7 +236,7 @@ impl Replay {
                 match entry.payload {
                     EntryPayload::Membership(membership) => {
                         let stored = StoredMembership::new(Some(entry.log_id), membership);
-                        self.state.step(|state| {
+                        self.state.change(|state| {
                             state.fence.pass(position);
                             state.membership = stored;
                         });
@@ -212,7 +250,7 @@ impl Replay {
                         self.redo(delta, position, redo, options)?;
                     }
                     EntryPayload::Blank | EntryPayload::Normal(_) => {
-                        self.state.step(|state| state.fence.pass(position));
+                        self.state.change(|state| state.fence.pass(position));
                     }
                 }
             }
@@ -233,7 +271,7 @@ impl Replay {
         let spooling = Error::io("spool the parts of a transaction");
         let verdict = self
             .state
-            .step(|state| state.fence.judge(delta.header(), position));
+            .change(|state| state.fence.judge(delta.header(), position));
         match verdict {
             Verdict::Reject => self.parts = None,
             Verdict::Stage => {

@@ -1,5 +1,6 @@
 //! The node: its public face, and the routing of requests to whoever leads.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,8 @@ pub(crate) struct Inner {
     pub(crate) writes: WriteQueue,
     pub(crate) rounds: Rounds,
     pub(crate) watches: Watches,
+    /// Set when the node is closed: no group begins any more.
+    pub(crate) is_closing: AtomicBool,
 }
 
 /// Where a request has to go.
@@ -174,6 +177,9 @@ impl Inner {
     /// The leadership under which this node may execute: Raft says it leads, an entry of this term
     /// is applied (so everything before it is), and the database exists.
     pub(crate) fn leading(&self) -> Option<LeaderId> {
+        if self.is_closing.load(Ordering::Acquire) {
+            return None;
+        }
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let vote = metrics.vote;
@@ -334,7 +340,10 @@ impl Inner {
 
 /// What a failed forward means: certainly nothing done, or unknown.
 fn undelivered(error: &TransportError, writes: bool) -> NotLed {
-    if error.nothing_was_delivered() || !writes {
+    if let TransportError::TooLong { bytes_max, .. } = error {
+        let what = format!("more than {bytes_max} bytes cannot be forwarded; ask the leader");
+        Some(Refusal::NotCommitted(what))
+    } else if error.nothing_was_delivered() || !writes {
         tracing::debug!(%error, "the leader cannot be reached; routing again");
         None
     } else {
@@ -359,6 +368,11 @@ pub(crate) fn check(options: &NodeOptions) -> Result<(), Error> {
             "log entries must be allowed to have {ENTRY_BYTES_MIN} bytes"
         ));
     }
+    if options.entry_bytes_max > ENTRY_BYTES_LIMIT {
+        return refuse(format!(
+            "log entries of more than {ENTRY_BYTES_LIMIT} bytes would hold up heartbeats"
+        ));
+    }
     if options.bootstrap_expect > 1 && options.join.is_empty() {
         return refuse("-bootstrap-expect needs the addresses of the nodes in -join".to_owned());
     }
@@ -368,3 +382,5 @@ pub(crate) fn check(options: &NodeOptions) -> Result<(), Error> {
 /// One page of 64 KiB and its head must fit.
 const ENTRY_BYTES_MIN: usize = 128 << 10;
 const FORWARD_MARGIN: Duration = Duration::from_millis(500);
+/// Half of what one frame between nodes carries.
+const ENTRY_BYTES_LIMIT: usize = 32 << 20;

@@ -7,8 +7,8 @@
 //! | 4+n | ... | pages | page 1 first, every page in its place; the lock-byte page is a hole |
 //!
 //! While it is received its name begins with `incoming-`; such files are litter after a crash. When
-//! it is complete, verified and synced it is renamed to `installing`: from then on it is part of the
-//! durable state, and a start-up that finds it finishes the installation before anything else.
+//! it is complete, verified and synced it is renamed to `installing`: from then on it is part of
+//! the durable state, and a start-up that finds it finishes the installation before anything else.
 
 use std::borrow::Cow;
 use std::fs::{self, File};

@@ -53,36 +53,34 @@ impl Node {
         members
     }
 
-    /// Whether the node can serve: a leader is known and answers, and the database is there; with
-    /// `sync`, also that everything the leader has committed is applied here.
+    /// Whether the leader is there, asked over the network unless it is this node.
     ///
     /// # Errors
     ///
-    /// The text that says what is missing.
-    pub async fn ready(&self, sync: bool, timeout: Duration) -> Result<(), String> {
+    /// Why it is not.
+    pub async fn leader_answers(&self, timeout: Duration) -> Result<(), String> {
         let inner = self.inner().map_err(|refusal| refusal.to_string())?;
-        let leader = inner.leader().ok_or("leader does not exist")?;
-        if inner.frontier.reached().data.is_none() {
-            return Err("the database does not exist yet".to_owned());
-        }
-        if leader.raft_id != self.shell.membership.raft_id() {
-            let leader = inner.contact(leader, timeout).await;
-            if let Some(error) = leader.error {
-                return Err(format!("leader not contactable: {error}"));
-            }
-        }
-        if sync {
-            let committed = inner
-                .raft
-                .metrics()
-                .borrow_watched()
-                .cluster_committed
-                .map_or(0, |id| id.index);
-            let applied = inner.frontier.wait_applied(committed);
-            let waited = tokio::time::timeout(timeout, applied).await;
-            waited.map_err(|_| format!("index {committed} is not applied yet"))?;
-        }
-        Ok(())
+        let leader = inner.leader().ok_or("there is no leader")?;
+        let leader = inner.contact(leader, timeout).await;
+        leader.error.map_or(Ok(()), Err)
+    }
+
+    /// Waits until everything that this node knows to be committed is applied here.
+    ///
+    /// # Errors
+    ///
+    /// The text that says what is missing when the time is up.
+    pub async fn catch_up(&self, timeout: Duration) -> Result<(), String> {
+        let inner = self.inner().map_err(|refusal| refusal.to_string())?;
+        let committed = inner
+            .raft
+            .metrics()
+            .borrow_watched()
+            .cluster_committed
+            .map_or(0, |id| id.index);
+        let applied = inner.frontier.wait_applied(committed);
+        let waited = tokio::time::timeout(timeout, applied).await;
+        waited.map_err(|_| format!("index {committed} is not applied yet"))
     }
 
     /// A frozen image of the database, page by page.

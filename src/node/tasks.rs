@@ -7,6 +7,7 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::ProgressResponder;
 
 use super::gate::Origin;
+use super::notices;
 use super::running::Inner;
 use crate::raft::{LeaderId, Payload};
 use crate::sqlite::{AutoVacuum, genesis_page};
@@ -21,6 +22,9 @@ pub(crate) fn start(inner: &Arc<Inner>, origin: Origin) {
     tokio::spawn(purge(Arc::clone(inner)));
     tokio::spawn(watch_log(Arc::clone(inner)));
     tokio::spawn(watch_raft(Arc::clone(inner)));
+    tokio::spawn(notices::leaders(Arc::clone(inner)));
+    tokio::spawn(notices::silence(Arc::clone(inner)));
+    tokio::spawn(leave_when_failed(Arc::clone(inner)));
 }
 
 /// Proposes the genesis whenever this node leads a cluster without a database. The fence makes all
@@ -28,6 +32,9 @@ pub(crate) fn start(inner: &Arc<Inner>, origin: Origin) {
 async fn create_database(inner: Arc<Inner>, origin: Origin) {
     let mut reached = inner.frontier.watch();
     let mut metrics = inner.raft.metrics();
+    if reached.borrow_and_update().data.is_some() {
+        return;
+    }
     while reached.borrow_and_update().data.is_none() {
         if let Some(leader) = ready_to_create(&inner) {
             propose_genesis(&inner, origin, leader).await;
@@ -141,6 +148,18 @@ async fn watch_raft(inner: Arc<Inner>) {
         if metrics.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// A node that has stopped serving must not lead: its heartbeats would keep the others from
+/// electing one that serves.
+async fn leave_when_failed(inner: Arc<Inner>) {
+    let mut failure = inner.health.watch();
+    if failure.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    if let Err(error) = inner.raft.shutdown().await {
+        tracing::warn!(%error, "Raft did not stop in order");
     }
 }
 

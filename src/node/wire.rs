@@ -192,6 +192,8 @@ pub(crate) struct Introduction {
     pub(crate) cluster: Option<u128>,
     /// The leader's Raft address, if the peer knows it.
     pub(crate) leader: Option<String>,
+    /// How many nodes the peer wants to start a cluster with; 0: none.
+    pub(crate) bootstrap_expect: u64,
     pub(crate) version: String,
 }
 

@@ -77,6 +77,10 @@ impl WriteQueue {
         }
         match tokio::time::timeout(write.timeout, answer).await {
             Ok(Ok(written)) => written.map(|written| (written.reply, written.raft_index)),
+            Ok(Err(_)) if withdraw(&claim) => {
+                let why = "the node is shutting down".to_owned();
+                Err(Some(Refusal::NotCommitted(why)))
+            }
             Ok(Err(_)) => Err(Some(Refusal::Unknown(
                 "the node stopped meanwhile".to_owned(),
             ))),
@@ -183,8 +187,8 @@ async fn run_group(inner: &Arc<Inner>, leader: LeaderId, group: Vec<QueuedWrite>
     }
 }
 
-/// Has the owner run the requests, or as many of them as share a transaction. If the outcome becomes
-/// doubtful meanwhile the clients are told, but the flight goes on.
+/// Has the owner run the requests, or as many of them as share a transaction. If the outcome
+/// becomes doubtful meanwhile the clients are told, but the flight goes on.
 async fn run_transaction(
     inner: &Arc<Inner>,
     leader: LeaderId,
@@ -241,7 +245,8 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
                 }
             });
         }
-        // Part of the group is committed and the rest is not; only VACUUM's neighbours can get here.
+        // Part of the group is committed and the rest is not; only VACUUM's neighbours can get
+        // here.
         (_, Some(_), Some(_)) => {
             let why = "leadership was lost between two of its statements";
             answer(waiters, || Err(Some(Refusal::Unknown(why.to_owned()))));

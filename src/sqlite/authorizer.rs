@@ -148,8 +148,8 @@ impl Guard {
             }
             ffi::SQLITE_PRAGMA => self.judge_pragma(mode, action),
             ffi::SQLITE_READ | ffi::SQLITE_SELECT | ffi::SQLITE_RECURSIVE => Ok(()),
-            // ALTER TABLE looks for references in the temporary schema as well. A client cannot update
-            // a schema table by itself.
+            // ALTER TABLE looks for references in the temporary schema as well. A client cannot
+            // update a schema table by itself.
             ffi::SQLITE_UPDATE if is_schema_table(action.first) => Ok(()),
             code => refuse_unless(
                 !is(action.database, "temp") && !TEMPORARY.contains(&code),

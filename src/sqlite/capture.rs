@@ -1,9 +1,10 @@
 //! The frames of the transaction that is being written: kept away from the WAL until it may commit.
 //!
-//! SQLite writes its frames here in place of the WAL file, reads them back from here when it spilled
-//! its cache, and overwrites them: with a newer image of the same page, with new checksums, or after
-//! a savepoint was rolled back. What a transaction changed is therefore only known at its end, when
-//! SQLite syncs: the frames up to the first commit frame, and of these the last one of each page.
+//! SQLite writes its frames here in place of the WAL file, reads them back from here when it
+//! spilled its cache, and overwrites them: with a newer image of the same page, with new checksums,
+//! or after a savepoint was rolled back. What a transaction changed is therefore only known at its
+//! end, when SQLite syncs: the frames up to the first commit frame, and of these the last one of
+//! each page.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -137,6 +138,9 @@ pub(super) struct Frames {
     bytes: Vec<u8>,
     /// In place of `bytes` when these would be too many.
     spool: Option<File>,
+    /// Why the last `SQLITE_FULL` was returned, for the client: SQLite only says that something is
+    /// full. Outlives the transaction.
+    pub(super) refusal: Option<String>,
 }
 
 impl Frames {
@@ -150,6 +154,7 @@ impl Frames {
             headers: Vec::new(),
             bytes: Vec::new(),
             spool: None,
+            refusal: None,
         }
     }
 
@@ -189,6 +194,11 @@ impl Frames {
             return Err(ResultCode::IOERR_WRITE);
         }
         if end - self.begin > self.limits.transaction_bytes_max {
+            self.refusal = Some(format!(
+                "transaction too large: it changes more than {} bytes of pages \
+                 (-max-transaction-bytes) and was rolled back; divide it into smaller ones",
+                self.limits.transaction_bytes_max
+            ));
             return Err(ResultCode::FULL);
         }
         self.note(bytes, offset)?;
@@ -275,8 +285,8 @@ impl Frames {
         self.read(image, offset)
     }
 
-    /// The frame that ends the transaction, if it is written. What follows it is the stale rest of a
-    /// savepoint that was rolled back.
+    /// The frame that ends the transaction, if it is written. What follows it is the stale rest of
+    /// a savepoint that was rolled back.
     pub(super) fn commit_frame(&self) -> Option<CommitFrame> {
         let index = self.headers.iter().position(|header| header.commit != 0)?;
         Some(CommitFrame {

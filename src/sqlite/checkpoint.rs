@@ -1,8 +1,8 @@
 //! Checkpoints: WAL content moves into the main file.
 //!
-//! Only the owner runs them, between transactions; with all other checkpointers locked out, what the
-//! main file contains is known. A checkpoint on another thread would hardly ever see the WAL at rest
-//! and could not restart it, so the WAL would grow for ever.
+//! Only the owner runs them, between transactions; with all other checkpointers locked out, what
+//! the main file contains is known. A checkpoint on another thread would hardly ever see the WAL at
+//! rest and could not restart it, so the WAL would grow for ever.
 
 use std::time::Duration;
 

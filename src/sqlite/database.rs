@@ -62,8 +62,8 @@ impl Default for DatabaseOptions {
 
 /// The database, and the only right to write to it. Used by one thread at a time.
 pub struct Database {
-    // Dropped in this order: nothing uses the shim's files after the connection closed them, and the
-    // descriptor in the lock outlives the locks of the connection.
+    // Dropped in this order: nothing uses the shim's files after the connection closed them, and
+    // the descriptor in the lock outlives the locks of the connection.
     connection: Connection,
     shim: vfs::Handle,
     lock: StartLock,
@@ -134,8 +134,9 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// `HashMismatch`, `Change` and `Delta` leave the database as it was, and usable; after `Io` and
-    /// `Vfs` it must be closed and redone. `InTransaction` if the writing connection is at work.
+    /// `HashMismatch`, `Change` and `Delta` leave the database as it was, and usable; after `Io`
+    /// and `Vfs` it must be closed and redone. `InTransaction` if the writing connection is at
+    /// work.
     pub fn inject(&mut self, change: Change<'_, '_>) -> Result<(), Error> {
         self.expect_rest()?;
         inject::inject(&self.shim, change)
@@ -234,19 +235,25 @@ impl Database {
         })
     }
 
-    /// Closes the writing connection. The WAL stays; the next start makes nothing of it.
+    /// Closes the writing connection, and notes in the checkpoint record that it did. The WAL
+    /// stays; the next start makes nothing of it.
     ///
     /// Close the readers of this process before, and drop the images: the descriptor of the main
     /// file that goes with them would take the readers' locks along.
     ///
     /// # Errors
     ///
-    /// `Sqlite`, if a statement is still in use.
+    /// `Sqlite`, if a statement is still in use; `Io` and others, if the record cannot be written.
     pub fn close(self) -> Result<(), Error> {
-        self.connection.close().map_err(|(_, error)| error.into())
+        let Self {
+            connection, lock, ..
+        } = self;
+        connection.close().map_err(|(_, error)| error)?;
+        Record::close(&lock)
     }
 
-    /// The injector and checkpoints work below SQLite, and would pull the WAL away under a statement.
+    /// The injector and checkpoints work below SQLite, and would pull the WAL away under a
+    /// statement.
     fn expect_rest(&self) -> Result<(), Error> {
         match self.connection.transaction_state(Some(c"main"))? {
             TransactionState::None => Ok(()),

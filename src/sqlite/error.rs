@@ -23,7 +23,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The VFS underneath SQLite failed. Fatal for a database that is open.
-    #[error("cannot {what}: SQLite result code {code}")]
+    #[error("cannot {what}: {} (SQLite result code {code})", rusqlite::ffi::code_to_str(*code))]
     Vfs {
         /// What was tried, as a verb.
         what: &'static str,
@@ -62,6 +62,14 @@ pub enum Error {
         /// What is impossible about it.
         what: &'static str,
         /// The page concerned.
+        page: u32,
+    },
+    /// A page of the main file does not have the hash that it should have.
+    #[error("page {page} of {} is not as it was written", file.display())]
+    Page {
+        /// The main file.
+        file: PathBuf,
+        /// The first such page.
         page: u32,
     },
     /// The pages of a change could not be read. Nothing was changed.

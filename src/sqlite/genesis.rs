@@ -2,8 +2,8 @@
 //!
 //! Nodes stay equal byte for byte only if they start equal. So one node makes page 1, in WAL mode
 //! from the start, and proposes it; the others write what it made, because it names the SQLite
-//! version of its maker. It must be in the file before SQLite first opens it: SQLite deletes the WAL
-//! of a file of zero bytes.
+//! version of its maker. It must be in the file before SQLite first opens it: SQLite deletes the
+//! WAL of a file of zero bytes.
 //!
 //! The fields of page 1 that are not zero (file format document, "The Database Header", and "B-tree
 //! Pages" for the empty schema table), big-endian:

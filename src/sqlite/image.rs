@@ -16,9 +16,9 @@ use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
 
 /// The database as it was at one commit, readable from any thread while writes go on.
 ///
-/// As long as one lives no checkpoint runs, so the main file does not change and the WAL only grows.
-/// It holds the descriptor of the main file: drop it before the last connection of the process to
-/// the database is closed.
+/// As long as one lives no checkpoint runs, so the main file does not change and the WAL only
+/// grows. It holds the descriptor of the main file: drop it before the last connection of the
+/// process to the database is closed.
 #[derive(Debug)]
 pub struct Image {
     main: Arc<MainFile>,
@@ -52,8 +52,8 @@ pub(super) struct Source {
 }
 
 impl Image {
-    /// Freezes the published commit, whose size and hash these are; on the owner's thread, and not while SQLite
-    /// publishes another one.
+    /// Freezes the published commit, whose size and hash these are; on the owner's thread, and not
+    /// while SQLite publishes another one.
     pub(super) fn freeze(
         shim_main: ffi::File,
         source: &Source,
@@ -101,8 +101,8 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, the page lies beyond the page count, or `image` does not have the
-    /// page size.
+    /// If the file cannot be read, the page lies beyond the page count, or `image` does not have
+    /// the page size.
     pub fn read(&self, page: PageNumber, image: &mut [u8]) -> io::Result<()> {
         if !self.page_count.contains(page) || image.len() != self.page_size.len() {
             return Err(io::ErrorKind::InvalidInput.into());

@@ -1,12 +1,12 @@
 //! Writes the pages of somebody else's transaction into the WAL, as a legitimate WAL writer.
 //!
 //! What SQLite does in `walFrames`, `walIndexAppend` and `walIndexWriteHdr`, on the same open files
-//! and under the same locks, but with pages that come from outside. Readers of all processes see the
-//! change from one moment to the next, and the writing connection notices it by the header.
+//! and under the same locks, but with pages that come from outside. Readers of all processes see
+//! the change from one moment to the next, and the writing connection notices it by the header.
 //!
 //! The order is what makes it safe: frames in the file, then entries in the hash tables, then the
-//! second header copy, a barrier, the first copy. The frame that ends the transaction is written last
-//! and only when all is known to be right, because recovery would believe it.
+//! second header copy, a barrier, the first copy. The frame that ends the transaction is written
+//! last and only when all is known to be right, because recovery would believe it.
 
 use std::borrow::Cow;
 
@@ -368,8 +368,8 @@ impl Tail {
         self.write_header(region);
     }
 
-    /// Second copy, barrier, first copy (`walIndexWriteHdr`): a reader between them sees copies that
-    /// differ, and reads again.
+    /// Second copy, barrier, first copy (`walIndexWriteHdr`): a reader between them sees copies
+    /// that differ, and reads again.
     fn write_header(&self, region: ffi::Region) {
         let copy = self.header.encode();
         region.write(index::INDEX_HEADER_BYTES, &copy);

@@ -1,6 +1,7 @@
 //! Layer 1: the only place that knows SQLite.
 //!
-//! What it owns: the database file, its WAL and WAL-index, the checkpoint record and the page hashes.
+//! What it owns: the database file, its WAL and WAL-index, the checkpoint record and the page
+//! hashes.
 //!
 //! * A [`Database`] is open for writing, by SQL and by injected changes, and belongs to one thread.
 //! * Nothing that a transaction wrote leaves memory before its [`Gate`] has released it; afterwards

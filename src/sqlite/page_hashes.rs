@@ -1,8 +1,8 @@
 //! The hash of every page, in memory and in a side file.
 //!
-//! With them a change costs the pages it names, never the size of the database: the database hash is
-//! kept up to date by taking the old hash of a page away and adding the new one. The side file is
-//! updated in place, so a checkpoint writes only the entries that changed since the last one.
+//! With them a change costs the pages it names, never the size of the database: the database hash
+//! is kept up to date by taking the old hash of a page away and adding the new one. The side file
+//! is updated in place, so a checkpoint writes only the entries that changed since the last one.
 //!
 //! The side file, `pages.hash` (little-endian):
 //!

@@ -71,8 +71,8 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Compiles the first statement of `sql` after `offset` bytes. Returns it, or `None` if there is
-    /// only white space and comments, and the offset at which the next one begins.
+    /// Compiles the first statement of `sql` after `offset` bytes. Returns it, or `None` if there
+    /// is only white space and comments, and the offset at which the next one begins.
     pub(crate) fn new(
         connection: &Connection,
         sql: &CStr,
@@ -81,9 +81,9 @@ impl Prepared {
         let rest = sql.to_bytes_with_nul().get(offset..).unwrap_or(b"\0");
         let mut statement = ptr::null_mut();
         let mut tail = ptr::null();
-        // SAFETY: `rest` ends with a NUL, so length -1 (which spares SQLite a copy of the whole rest
-        // of a long script for each statement of it) reads nothing beyond it. A connection that is
-        // borrowed here is used by this thread alone, since rusqlite's is not `Sync`.
+        // SAFETY: `rest` ends with a NUL, so length -1 (which spares SQLite a copy of the whole
+        // rest of a long script for each statement of it) reads nothing beyond it. A connection
+        // that is borrowed here is used by this thread alone, since rusqlite's is not `Sync`.
         unsafe {
             let database = connection.handle();
             let code = ffi::sqlite3_prepare_v3(
@@ -129,8 +129,8 @@ impl Prepared {
     pub(crate) fn bind(&mut self, index: usize, value: &Value) -> Result<(), Failure> {
         let statement = self.statement.as_ptr();
         let index = c_int::try_from(index).unwrap_or(c_int::MAX);
-        // SAFETY: the statement is live; pointer and length describe one buffer, which SQLite copies
-        // before the call returns (TRANSIENT). A `Vec`'s pointer is never null, so an empty
+        // SAFETY: the statement is live; pointer and length describe one buffer, which SQLite
+        // copies before the call returns (TRANSIENT). A `Vec`'s pointer is never null, so an empty
         // one is bound as an empty value and not as NULL.
         let code = unsafe {
             match value {

@@ -37,8 +37,8 @@ pub struct ReadersOptions {
     pub limits: Limits,
 }
 
-/// A request was not taken: as many as may wait are waiting, or the readers are closing. What was to
-/// be called with its reply has been dropped.
+/// A request was not taken: as many as may wait are waiting, or the readers are closing. What was
+/// to be called with its reply has been dropped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("too many reads are waiting")]
 pub struct Full;
@@ -122,8 +122,8 @@ impl Readers {
     }
 
     /// Calls `done` with the request and whether all of its statements only read
-    /// (`sqlite3_stmt_readonly`), so that it can be served like a query. At once if the first word of
-    /// a statement tells, else on one of the threads.
+    /// (`sqlite3_stmt_readonly`), so that it can be served like a query. At once if the first word
+    /// of a statement tells, else on one of the threads.
     ///
     /// # Errors
     /// The queue is full.

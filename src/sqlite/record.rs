@@ -1,8 +1,8 @@
 //! The checkpoint record: which state of the log the main file certainly contains.
 //!
 //! Written after a complete checkpoint, in this order: the main file is synced, the page hashes are
-//! written and synced, then the record replaces the old one by a rename. So it may be too old, never
-//! too new; redo from it absorbs whatever else reached the main file.
+//! written and synced, then the record replaces the old one by a rename. So it may be too old,
+//! never too new; redo from it absorbs whatever else reached the main file.
 //!
 //! The file `checkpoint` (little-endian):
 //!
@@ -10,7 +10,8 @@
 //! |-------:|-----:|-------------|----------------------------------------------------------|
 //! |      0 |    4 | magic       | `WBCK`                                                   |
 //! |      4 |    4 | version     | 1                                                        |
-//! |      8 |    4 | flags       | bit 0: there is a data position; the rest zero           |
+//! |      8 |    4 | flags       | bit 0: there is a data position; bit 1: the database was |
+//! |        |      |             | closed in this state; the rest zero                      |
 //! |     12 |    4 | page size   | bytes                                                    |
 //! |     16 |    4 | page count  |                                                          |
 //! |     20 |    4 | membership  | its length in bytes, at most 1 MiB                       |
@@ -39,6 +40,7 @@ const TEMPORARY_NAME: &str = "checkpoint.tmp";
 const MAGIC: [u8; 4] = *b"WBCK";
 const VERSION: u32 = 1;
 const FLAG_DATA: u32 = 1;
+const FLAG_CLOSED: u32 = 2;
 const HEAD_BYTES: usize = 120;
 const CHECKSUM_BYTES: usize = 4;
 const MEMBERSHIP_BYTES_MAX: usize = 1024 * 1024;
@@ -60,6 +62,8 @@ pub struct Record {
     pub hash: DatabaseHash,
     /// What the main file looked like from outside.
     pub stamp: Stamp,
+    /// Whether the database was closed since, and nothing of ours has written to the file.
+    pub is_closed: bool,
 }
 
 /// What changes about a file when somebody writes to it or replaces it.
@@ -116,6 +120,33 @@ impl Record {
         Ok(self.stamp == stamp(lock)?)
     }
 
+    /// Whether somebody else has changed or replaced the main file since this program closed it.
+    /// After a crash that cannot be told: a checkpoint may have been at work.
+    ///
+    /// # Errors
+    ///
+    /// `Io`.
+    pub fn is_suspect(&self, lock: &StartLock) -> Result<bool, Error> {
+        Ok(self.is_closed && !self.matches(lock)?)
+    }
+
+    /// Notes in the record, if there is one and the main file still looks as it did, that the
+    /// database was closed. The next [`save`](Self::save) takes the note away.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`, `Unsupported`, `Io`.
+    pub(super) fn close(lock: &StartLock) -> Result<(), Error> {
+        match Self::load(lock.dir())? {
+            Some(record) if record.matches(lock)? => Self {
+                is_closed: true,
+                ..record
+            }
+            .write(lock.dir()),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the main file, the page hashes and then the record durable.
     ///
     /// # Errors
@@ -140,19 +171,25 @@ impl Record {
             page_count: hashes.page_count(),
             hash: hashes.sum(),
             stamp: stamp(lock)?,
+            is_closed: false,
         };
-        let path = lock.dir().join(FILE_NAME);
-        let bytes = record.encode();
+        record.write(lock.dir())
+    }
+
+    fn write(&self, dir: &Path) -> Result<(), Error> {
+        let path = dir.join(FILE_NAME);
+        let bytes = self.encode();
         if bytes.len() > HEAD_BYTES + MEMBERSHIP_BYTES_MAX + CHECKSUM_BYTES {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "the membership is too large");
             return Err(Error::io("write", &path, error));
         }
-        replace(lock.dir(), &path, &bytes).map_err(|e| Error::io("replace", &path, e))
+        replace(dir, &path, &bytes).map_err(|e| Error::io("replace", &path, e))
     }
 
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEAD_BYTES + self.membership.len() + CHECKSUM_BYTES);
-        let flags = if self.data.is_some() { FLAG_DATA } else { 0 };
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(self.data.is_some(), FLAG_DATA) | flag(self.is_closed, FLAG_CLOSED);
         let membership_bytes = u32::try_from(self.membership.len()).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&MAGIC);
         for word in [
@@ -250,7 +287,7 @@ impl Fields<'_> {
         };
         let page_size = self.u32().and_then(PageSize::new);
         let page_size = page_size.ok_or_else(|| corrupt("an impossible page size", 12))?;
-        if flags & !FLAG_DATA != 0 {
+        if flags & !(FLAG_DATA | FLAG_CLOSED) != 0 {
             return Err(corrupt("an unknown flag", 8));
         }
         let record = self.after_page_size(flags, page_size);
@@ -287,6 +324,7 @@ impl Fields<'_> {
             page_count,
             hash,
             stamp,
+            is_closed: flags & FLAG_CLOSED != 0,
         })
     }
 }

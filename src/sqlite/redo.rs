@@ -1,9 +1,10 @@
-//! Start-up: brings the main file to a later state of the log, page by page, before SQLite opens it.
+//! Start-up: brings the main file to a later state of the log, page by page, before SQLite opens
+//! it.
 //!
 //! The main file may hold any mixture of old, newer and half-written pages, and have any length: a
-//! checkpoint was at work, or the power failed. All pages in which it can differ from the record are
-//! named by the entries since the record, each with its whole image, so writing these in order gives
-//! the exact file. The WAL is worth nothing after a power failure and is deleted first.
+//! checkpoint was at work, or the power failed. All pages in which it can differ from the record
+//! are named by the entries since the record, each with its whole image, so writing these in order
+//! gives the exact file. The WAL is worth nothing after a power failure and is deleted first.
 
 use std::os::unix::fs::FileExt;
 
@@ -12,7 +13,7 @@ use super::inject::{Change, PageOrder, expect_hash};
 use super::page_hashes::PageHashes;
 use super::record::Record;
 use super::start_lock::StartLock;
-use crate::wal::{DatabaseHash, PageCount, PageHash, PageSize};
+use crate::wal::{DatabaseHash, PageCount, PageHash, PageNumber, PageSize};
 
 /// A main file that is being brought up to date, under the start lock.
 pub struct Redo {
@@ -82,9 +83,38 @@ impl Redo {
         Ok(())
     }
 
+    /// Reads the whole main file, once everything is redone, and compares each page with its hash.
+    ///
+    /// # Errors
+    ///
+    /// `Page`, with the first page that differs; `Io`.
+    pub fn verify(&self) -> Result<(), Error> {
+        let page_size = self.hashes.page_size();
+        self.set_page_count(self.hashes.page_count())?;
+        let mut image = vec![0; page_size.len()];
+        for number in 1..=self.hashes.page_count().0 {
+            let page = PageNumber::new(number).expect("from 1 on");
+            if page == page_size.lock_byte_page() {
+                continue;
+            }
+            self.lock
+                .file()
+                .read_exact_at(&mut image, page.offset(page_size))
+                .map_err(|e| Error::io("read", self.lock.path(), e))?;
+            if self.hashes.get(page) != Some(PageHash::of(page, &image)) {
+                return Err(Error::Page {
+                    file: self.lock.path().to_owned(),
+                    page: number,
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Checks that the page hashes add up to the state expected, and makes the file durable.
     ///
-    /// Pages that no change named are not read; [`Record::matches`] says whether they should be.
+    /// Pages that no change named are not read; [`Record::is_suspect`] says whether they should be,
+    /// and [`verify`](Self::verify) does it.
     ///
     /// # Errors
     ///

@@ -4,16 +4,16 @@
 //!
 //! 1. `xShmLock(WRITE)`: the buffer is emptied. The real lock is held for the life of the process.
 //! 2. `xWrite` to the WAL: into the buffer, see [`Frames`].
-//! 3. `xSync` of the WAL: the transaction is captured, the gate decides. Release: the buffer goes to
-//!    the WAL file. Discard: the buffer is dropped, SQLite gets `SQLITE_IOERR_FSYNC` and rolls back.
-//!    Never `SQLITE_BUSY`: SQLite would keep the transaction open, and the next COMMIT would write
-//!    frames that recovery cannot read.
+//! 3. `xSync` of the WAL: the transaction is captured, the gate decides. Release: the buffer goes
+//!    to the WAL file. Discard: the buffer is dropped, SQLite gets `SQLITE_IOERR_FSYNC` and rolls
+//!    back. Never `SQLITE_BUSY`: SQLite would keep the transaction open, and the next COMMIT would
+//!    write frames that recovery cannot read.
 //! 4. SQLite enters the frames in the WAL-index and publishes its header (`xShmBarrier`).
 //! 5. `xShmUnlock(WRITE)`.
 //!
-//! Everything before the end of step 3 is undone by a crash; nothing after it may fail. So what could
-//! still fail is done before the gate is asked, and if something fails nevertheless the process
-//! aborts: SQLite would roll back what the cluster has committed.
+//! Everything before the end of step 3 is undone by a crash; nothing after it may fail. So what
+//! could still fail is done before the gate is asked, and if something fails nevertheless the
+//! process aborts: SQLite would roll back what the cluster has committed.
 
 use std::cell::{Cell, RefCell};
 
@@ -212,7 +212,10 @@ impl Shim {
         let wal_bytes = frame_offset(commit.frame, page_size) + frame_bytes(page_size);
         reserve(owner, wal_bytes)?;
         for region in 0..=index::region_of_frame(commit.frame).region {
-            self.main.region(region).map_err(|_| ResultCode::FULL)?;
+            if let Err(code) = self.main.region(region) {
+                let why = format!("SQLite result code {}", code.0);
+                return Err(no_space(owner, "WAL-index", &why));
+            }
         }
         let mut image = vec![0; page_size.len()];
         let mut hashes = Vec::with_capacity(last.pages.len());
@@ -224,6 +227,11 @@ impl Shim {
             hashes.push(PageHash::of(*page, &image));
         }
         Ok(hashes)
+    }
+
+    /// Why this connection got its last `SQLITE_FULL`, once, if it came from here.
+    pub(super) fn take_refusal(&self) -> Option<String> {
+        self.owner.borrow_mut().as_mut()?.frames.refusal.take()
     }
 
     /// xShmLock of WRITE, both ways: no transaction is being written.
@@ -293,11 +301,18 @@ fn reserve(owner: &mut Owner, wal_bytes: u64) -> Result<(), ResultCode> {
             owner.reserved += length;
             Ok(())
         }
-        Err(error) => {
-            tracing::warn!(%error, wal_bytes, "no space for the WAL");
-            Err(ResultCode::FULL)
-        }
+        Err(error) => Err(no_space(owner, "WAL", &error.to_string())),
     }
+}
+
+/// Refuses a transaction before it is proposed, and leaves word for its client.
+fn no_space(owner: &mut Owner, what: &str, why: &str) -> ResultCode {
+    tracing::warn!(why, "no space for the {what}");
+    owner.frames.refusal = Some(format!(
+        "no space for the {what} on the leader ({why}): nothing was changed; free some there, and \
+         send the request again"
+    ));
+    ResultCode::FULL
 }
 
 /// Ends the process: what it did in memory no longer is what the cluster has committed. The next

@@ -15,6 +15,7 @@ use super::result_rows::{self, RESULT_TOO_LARGE};
 use super::statement_cache::StatementCache;
 use super::tokens::{self, Keyword};
 use super::values::{Answer, Outcome, Shape, Statement};
+use super::vfs;
 
 /// The circumstances under which a text runs.
 #[derive(Clone, Copy, Debug)]
@@ -91,8 +92,8 @@ impl Executor {
         !self.cache.contains(sql) && tokens::has_disallowed_pragma(sql)
     }
 
-    /// Runs a text to its end. On the writer, `sqlite3_get_autocommit` has to be looked at after it:
-    /// some failures take the whole transaction of the group with them.
+    /// Runs a text to its end. On the writer, `sqlite3_get_autocommit` has to be looked at after
+    /// it: some failures take the whole transaction of the group with them.
     pub(crate) fn run(
         &mut self,
         connection: &Connection,
@@ -109,7 +110,7 @@ impl Executor {
         let (answer, failure) = match result {
             Ok(answer) => (answer, None),
             Err(failure) => {
-                let failure = self.reworded(failure, scope.shape);
+                let failure = self.reworded(connection, failure, scope.shape);
                 (Answer::Failed(failure.message.clone()), Some(failure))
             }
         };
@@ -123,8 +124,10 @@ impl Executor {
     }
 
     /// Says what happened in the client's terms, where SQLite could only report its end of it.
-    fn reworded(&self, mut failure: Failure, shape: Shape) -> Failure {
+    fn reworded(&self, connection: &Connection, mut failure: Failure, shape: Shape) -> Failure {
         if let Some(reason) = self.guard.take_refusal() {
+            failure.message = reason;
+        } else if let Some(reason) = full(connection, &failure) {
             failure.message = reason;
         } else if self.guard.has_expired() {
             let is_query = shape == Shape::Query || (shape == Shape::Unified && self.was_read);
@@ -453,4 +456,10 @@ fn run_mode(keyword: Keyword, shape: Shape) -> Mode {
         (_, Keyword::Vacuum) => Mode::Vacuum,
         _ => Mode::Write,
     }
+}
+
+/// What was full, if our own VFS said so.
+pub(crate) fn full(connection: &Connection, failure: &Failure) -> Option<String> {
+    let is_full = failure.code & 0xff == ffi::SQLITE_FULL;
+    is_full.then(|| vfs::take_refusal(connection)).flatten()
 }

@@ -10,8 +10,8 @@ const GENERATION_STATEMENTS_MAX: usize = 256;
 /// A longer text (a bulk insert with its values inside) is not likely to come again.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
 
-/// Two generations: what was used since the last turn, and what was used in the one before. When the
-/// younger is full it becomes the older, and what was not used for a whole turn is dropped.
+/// Two generations: what was used since the last turn, and what was used in the one before. When
+/// the younger is full it becomes the older, and what was not used for a whole turn is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct StatementCache {
     younger: HashMap<String, Prepared>,

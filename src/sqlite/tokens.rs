@@ -57,8 +57,8 @@ impl<'s> Tokens<'s> {
     }
 }
 
-/// The length of a token that begins before `from` and ends with `end`, which is `end_length` bytes.
-/// An unterminated one reaches to the end of the text.
+/// The length of a token that begins before `from` and ends with `end`, which is `end_length`
+/// bytes. An unterminated one reaches to the end of the text.
 fn find(rest: &[u8], from: usize, end: impl Fn(&[u8]) -> bool, end_length: usize) -> usize {
     (from..rest.len())
         .find(|&at| end(&rest[at..]))

@@ -103,6 +103,7 @@ pub struct Outcome {
 pub struct Reply {
     /// One per statement that was run; empty statements have none.
     pub outcomes: Vec<Outcome>,
-    /// A failure of the request as a whole (rqlite's top-level `error`), such as `disallowed pragma`.
+    /// A failure of the request as a whole (rqlite's top-level `error`), such as `disallowed
+    /// pragma`.
     pub error: Option<String>,
 }

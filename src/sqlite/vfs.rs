@@ -1,4 +1,5 @@
-//! The VFS named `wallaby`: SQLite's default VFS with our [`Shim`] around the main file and the WAL.
+//! The VFS named `wallaby`: SQLite's default VFS with our [`Shim`] around the main file and the
+//! WAL.
 //!
 //! Only the writing connection uses it. All other files (temporary ones, and whatever a rollback
 //! journal would be) go to the VFS underneath untouched. What is decided at each call is in `shim`;
@@ -105,8 +106,9 @@ static UNDER: OnceLock<Under> = OnceLock::new();
 /// The shim of a connection that was opened on this VFS, while the connection is open.
 pub(super) struct Handle(Rc<Shim>);
 
-// SAFETY: the other counted references are in the files of the connection, which moves together with
-// the handle (both are fields of `Database`), so the count is only touched by one thread at a time.
+// SAFETY: the other counted references are in the files of the connection, which moves together
+// with the handle (both are fields of `Database`), so the count is only touched by one thread at a
+// time.
 unsafe impl Send for Handle {}
 
 impl std::ops::Deref for Handle {
@@ -132,6 +134,11 @@ pub(super) fn shim_of(connection: &Connection) -> Result<Handle, Error> {
     // SAFETY: `is_ours` has checked that it is a ShimFile.
     let (_, shim, _) = unsafe { parts(file.as_ptr()) };
     Ok(Handle(Rc::clone(shim)))
+}
+
+/// Why a connection got its last `SQLITE_FULL`, once; `None` if not from this VFS.
+pub(super) fn take_refusal(connection: &Connection) -> Option<String> {
+    shim_of(connection).ok()?.take_refusal()
 }
 
 /// Whether a file was opened by this VFS.
@@ -182,9 +189,9 @@ unsafe extern "C" fn open(
         None
     };
     let real = if kind.is_some() { under(file) } else { file };
-    // SAFETY: the VFS underneath is registered; `file` has room for ours and, behind it, for its own
-    // (szOsFile is the sum), and the other arguments are handed on as they came. Methods must be
-    // null if opening fails.
+    // SAFETY: the VFS underneath is registered; `file` has room for ours and, behind it, for its
+    // own (szOsFile is the sum), and the other arguments are handed on as they came. Methods must
+    // be null if opening fails.
     let code = unsafe {
         (*file).pMethods = ptr::null();
         match vfs.as_ref().xOpen {

@@ -18,7 +18,7 @@ use super::authorizer::Guard;
 use super::counters::Counters;
 use super::limits::Limits;
 use super::raw::Failure;
-use super::statement::{Executor, Scope};
+use super::statement::{self, Executor, Scope};
 use super::tokens;
 use super::values::{Outcome, Reply, Request, Shape};
 
@@ -261,7 +261,7 @@ impl Writer {
             // If even this fails, the next BEGIN does too, and says so to its clients.
             let _ = self.executor.control.rollback();
         }
-        Attempt::Failed(failure.message)
+        Attempt::Failed(statement::full(connection, &failure).unwrap_or(failure.message))
     }
 
     /// Runs one request inside the group's transaction. The inner error is a kill; the outer one a

@@ -311,6 +311,7 @@ impl Inner {
                 return Err(TransportError::Refused {
                     addr: self.local_addr.to_string(),
                     reason: format!("this node belongs to cluster {current}, not {cluster}"),
+                    cluster: None,
                 });
             }
             None => registry.cluster = Some(cluster),

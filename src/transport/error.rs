@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 
+use crate::wal::ClusterId;
+
 /// An error of the transport layer.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TransportError {
@@ -51,6 +53,8 @@ pub enum TransportError {
         addr: String,
         /// Which side refused, and why.
         reason: String,
+        /// The peer's cluster, if it is known and not ours.
+        cluster: Option<ClusterId>,
     },
     /// TLS failed, or the settings would leave the node open to strangers. Nothing was delivered.
     #[error("{addr}: {reason}")]
@@ -137,6 +141,7 @@ impl TransportError {
                 Self::Refused {
                     addr,
                     reason: String::from_utf8_lossy(&close.reason).into_owned(),
+                    cluster: None,
                 }
             }
             _ => Self::Unreachable { addr, reason },

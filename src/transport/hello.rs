@@ -227,16 +227,20 @@ pub(super) async fn offer(
                 .map_or(error, |reason| TransportError::connecting(addr, &reason)));
         }
     };
-    let refused = |side: &str, verdict: Verdict| TransportError::Refused {
-        addr: addr.to_string(),
-        reason: format!("{}{side}", verdict.reason()),
-    };
-    let reply = HelloReply::decode(&reply).map_err(|verdict| refused(" (found here)", verdict))?;
+    let refused =
+        |side: &str, verdict: Verdict, cluster: Option<ClusterId>| TransportError::Refused {
+            addr: addr.to_string(),
+            reason: format!("{}{side}", verdict.reason()),
+            cluster: cluster.filter(|_| verdict == Verdict::ClusterDiffers),
+        };
+    let reply =
+        HelloReply::decode(&reply).map_err(|verdict| refused(" (found here)", verdict, None))?;
     if reply.verdict != Verdict::Accepted {
         let theirs = reply.cluster.map_or_else(String::new, |cluster| {
             format!(", which is node {:x} of cluster {cluster}", reply.node)
         });
-        return Err(refused(&format!(" (found there{theirs})"), reply.verdict));
+        let side = format!(" (found there{theirs})");
+        return Err(refused(&side, reply.verdict, reply.cluster));
     }
     // A node that is not to be trusted accepts everybody, so the dialer judges for itself.
     let mirrored = Hello {
@@ -251,7 +255,7 @@ pub(super) async fn offer(
         verdict => verdict,
     };
     if verdict != Verdict::Accepted {
-        return Err(refused(" (found here)", verdict));
+        return Err(refused(" (found here)", verdict, reply.cluster));
     }
     Ok(PeerIdentity {
         node: reply.node,

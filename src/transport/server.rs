@@ -66,6 +66,14 @@ pub(super) async fn accept(endpoint: Arc<Inner>, handler: Arc<dyn Handler>) {
     }
 }
 
+/// Why a connection is not served.
+enum Unmet {
+    /// One of the nodes does not want to talk to the other; somebody has to change something.
+    Disagreed(Verdict),
+    /// The peer went away or was too slow, as happens when it is stopped or busy.
+    Lost(TransportError),
+}
+
 /// What serves one connection.
 struct Session {
     endpoint: Arc<Inner>,
@@ -89,23 +97,27 @@ impl Session {
         };
         match timeout(limit.max(LINGER), self.greet(&connection, &addr)).await {
             Ok(Ok((peer, _registration))) => self.serve(&connection, peer, &addr).await,
-            Ok(Err(reason)) => {
-                self.endpoint.complain(&addr, &reason);
-                connection.close(EndCode::Refused.into(), reason.as_bytes());
+            Ok(Err(Unmet::Disagreed(verdict))) => {
+                self.endpoint.complain(&addr, verdict.reason());
+                connection.close(EndCode::Refused.into(), verdict.reason().as_bytes());
+            }
+            Ok(Err(Unmet::Lost(error))) => {
+                tracing::debug!(%addr, %error, "a connection ended before its hello");
+                connection.close(EndCode::Refused.into(), error.to_string().as_bytes());
             }
             Err(_) => connection.close(EndCode::Refused.into(), b"no hello in time"),
         }
     }
 
-    /// The hello. The error is the reason to close the connection with.
+    /// The hello.
     async fn greet(
         &self,
         connection: &quinn::Connection,
         addr: &Arc<str>,
-    ) -> Result<(PeerIdentity, Registration), String> {
+    ) -> Result<(PeerIdentity, Registration), Unmet> {
         let (hello, writer) = hello::receive(connection, addr)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(Unmet::Lost)?;
         let node = self.endpoint.node;
         let certified = self.endpoint.certified(connection);
         let peer_cluster = hello.ok().and_then(|hello| hello.cluster);
@@ -124,9 +136,9 @@ impl Session {
         };
         let answered = hello::answer(writer, reply).await;
         let (Ok(hello), Some(registration)) = (hello, registration) else {
-            return Err(verdict.reason().to_owned());
+            return Err(Unmet::Disagreed(verdict));
         };
-        answered.map_err(|error| error.to_string())?;
+        answered.map_err(Unmet::Lost)?;
         let peer = PeerIdentity {
             node: hello.node,
             cluster: hello.cluster.and(cluster),

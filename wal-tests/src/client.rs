@@ -113,10 +113,10 @@ impl Client {
         self.write(address, "/db/execute?transaction&raft_index", statements)
     }
 
-    /// Writes one SQL text.
+    /// Writes one SQL text, which may be one that cannot run inside a transaction.
     #[must_use]
     pub fn execute_sql(&self, address: &str, sql: &str) -> Outcome {
-        self.execute(address, &serde_json::json!([sql]))
+        self.write(address, "/db/execute?raft_index", &serde_json::json!([sql]))
     }
 
     /// Writes, or reads and writes, through an endpoint with its query parameters.
@@ -302,13 +302,15 @@ fn outcome(response: &Response) -> Outcome {
 }
 
 /// What the server says when it knows that nothing was appended (`node::Refusal`).
-const REFUSALS: [&str; 6] = [
+const REFUSALS: [&str; 8] = [
     "disallowed pragma",
     "leader not found",
+    "no space for the WAL",
     "not ready: ",
     "safe to send the request again",
     "stopped serving",
     "too many writes are waiting",
+    "transaction too large",
 ];
 
 /// More than any test's database or answer.

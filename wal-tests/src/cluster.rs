@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Image};
-use crate::process::{Process, Signal};
+use crate::process::{self, Process, Signal};
 
 /// How a cluster comes into being.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub enum Formation {
 /// Nodes, their directory and a client.
 pub struct ProcessCluster {
     nodes: Vec<Node>,
+    /// Something other than `wallaby` that takes the same arguments.
+    binary: Option<PathBuf>,
     client: Client,
     /// `None` once given away to be kept.
     dir: Option<tempfile::TempDir>,
@@ -93,6 +95,7 @@ impl ProcessCluster {
         let nodes = (0..nodes).map(node).collect();
         Self {
             nodes,
+            binary: None,
             client: Client::new(Duration::from_secs(10)),
             dir: Some(dir),
         }
@@ -102,22 +105,33 @@ impl ProcessCluster {
     #[must_use]
     pub fn start(nodes: usize, formation: &Formation, flags: &[&str]) -> Self {
         let mut cluster = Self::prepare(nodes, formation, flags);
-        for node in 0..nodes {
-            cluster.start_node(node);
+        cluster.start_all(formation);
+        cluster
+    }
+
+    /// Starts every node for the first time and waits until all are ready.
+    pub fn start_all(&mut self, formation: &Formation) {
+        for node in 0..self.size() {
+            self.start_node(node);
             if matches!(formation, Formation::Join) {
-                cluster.wait_ready(node);
+                self.wait_ready(node);
             }
         }
-        cluster.wait_all_ready();
-        cluster.wait_leader();
-        cluster
+        self.wait_all_ready();
+        self.wait_leader();
+    }
+
+    /// Runs this binary in place of `wallaby`, from the next start of each node on.
+    pub fn use_binary(&mut self, binary: &Path) {
+        self.binary = Some(binary.to_owned());
     }
 
     /// Starts a node, for the first time or again: same ports, same directory.
     pub fn start_node(&mut self, node: usize) {
         let node = &mut self.nodes[node];
         assert!(node.process.is_none(), "{} is running already", node.name);
-        node.process = Some(Process::start(&node.arguments, &node.log_file));
+        let binary = self.binary.as_deref().unwrap_or_else(|| process::binary());
+        node.process = Some(Process::start(binary, &node.arguments, &node.log_file));
         node.paused = false;
     }
 
@@ -168,6 +182,12 @@ impl ProcessCluster {
             .take()
             .expect("the node was started");
         process.wait(PATIENCE)
+    }
+
+    /// Whether a node that was started has ended by itself.
+    pub fn has_ended(&mut self, node: usize) -> bool {
+        let process = self.nodes[node].process.as_mut();
+        process.is_none_or(|process| process.ended().is_some())
     }
 
     /// How many nodes there are, running or not.

@@ -7,7 +7,11 @@
 pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod faulty_cluster;
+pub mod faulty_vfs;
 pub mod files;
+pub mod linked;
+pub mod links;
 pub mod process;
 pub mod replica;
 pub mod seed;

@@ -14,17 +14,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `wallaby` with these arguments, its stderr appended to `log_file`. It dies with the
+    /// Starts a node with these arguments, its stderr appended to `log_file`. It dies with the
     /// thread that starts it, so it must be started by the test's own thread.
     ///
     /// # Panics
     ///
     /// When it cannot be started.
     #[must_use]
-    pub fn start(arguments: &[String], log_file: &Path) -> Self {
+    pub fn start(binary: &Path, arguments: &[String], log_file: &Path) -> Self {
         let log = OpenOptions::new().create(true).append(true).open(log_file);
         let log = log.unwrap_or_else(|error| panic!("{}: {error}", log_file.display()));
-        let binary = binary();
         let child = Command::new(binary)
             .arg("serve")
             .args(["-die-with-parent", &std::process::id().to_string()])

@@ -324,7 +324,9 @@ fn a_node_of_another_cluster_is_not_taken_in() {
         ["-join".to_owned(), raft.as_str().unwrap().to_owned()],
     );
     other.start_node(0);
-    other.wait_log(0, "this node belongs to cluster");
+    assert_eq!(other.wait_end(0).code(), Some(1), "{}", other.log_text(0));
+    let log = other.log_text(0);
+    assert!(log.contains("this node belongs to cluster"), "{log}");
     assert_unharmed(&one);
     let nodes = one
         .client()

@@ -102,7 +102,12 @@ fn three_nodes_that_expect_each_other_form_one_cluster_and_come_back_after_a_res
 
 #[test]
 fn large_transactions_and_vacuum_travel_in_parts_and_too_large_ones_are_refused() {
-    let flags = ["-entry-bytes", "16384", "-max-transaction-bytes", "8388608"];
+    let flags = [
+        "-entry-bytes",
+        "131072",
+        "-max-transaction-bytes",
+        "8388608",
+    ];
     let mut cluster = ProcessCluster::start(3, &Formation::Join, &flags);
     let follower = (cluster.wait_leader() + 1) % 3;
     execute(
@@ -118,7 +123,7 @@ fn large_transactions_and_vacuum_travel_in_parts_and_too_large_ones_are_refused(
     };
     execute(&cluster, follower, &rows(1000));
     let image = cluster.assert_identical();
-    assert!(image.bytes.len() > 4_000_000, "about 250 parts of 16 KiB");
+    assert!(image.bytes.len() > 4_000_000, "about 30 parts of 128 KiB");
 
     let answer = cluster
         .client()

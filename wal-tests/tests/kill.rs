@@ -1,12 +1,13 @@
 //! Nodes are killed with SIGKILL under a write load, the leader included.
 //!
-//! `WAL_KILLS=30 cargo test -p wal-tests --test kill` kills more often than the default of 6.
+//! `WAL_KILLS=30 cargo test -p wal-tests --test kill -- --nocapture` kills more often than the
+//! default of 6, and shows the summary at the end.
 
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
-use wal_tests::checker;
+use wal_tests::checker::{self, Violation};
 use wal_tests::cluster::{Formation, ProcessCluster};
 use wal_tests::seed::{Random, seed};
 use wal_tests::workload::{self, Fate, Workload};
@@ -49,6 +50,7 @@ fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
     let addresses = cluster.addresses();
     let workload = Workload::start("w", &addresses, 4, Duration::from_secs(3), &mut random);
 
+    let mut processes = 0;
     for kill in 0..kills {
         wait_acknowledged(&mut cluster, &workload, ROWS_BETWEEN_KILLS);
         let victims = match random.below(6) {
@@ -60,6 +62,7 @@ fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
         println!("kill {kill}: nodes {victims:?}");
         for &victim in &victims {
             cluster.kill(victim);
+            processes += 1;
         }
         if victims.len() == 1 && random.below(2) == 0 {
             wait_acknowledged(&mut cluster, &workload, ROWS_BETWEEN_KILLS);
@@ -78,13 +81,21 @@ fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
     cluster.wait_all_ready();
     let image = cluster.assert_identical();
     let acknowledged = history.count(Fate::Acknowledged);
-    println!(
-        "{kills} kills: {acknowledged} rows acknowledged, {} refused, {} unknown",
-        history.count(Fate::Refused),
-        history.count(Fate::Unknown)
-    );
     let found = rows(&cluster, random.below(3));
-    assert_eq!(checker::check(&history, &found), []);
+    let violations = checker::check(&history, &found);
+    let broken = |kind: fn(&Violation) -> bool| violations.iter().filter(|it| kind(it)).count();
+    println!(
+        "{kills} kills of {processes} processes: {acknowledged} rows acknowledged, {} refused, {} \
+         unknown; {} found, {} lost, {} invented, {} violations in all; images identical, {} bytes",
+        history.count(Fate::Refused),
+        history.count(Fate::Unknown),
+        found.len(),
+        broken(|it| matches!(it, Violation::Lost(_))),
+        broken(|it| matches!(it, Violation::Invented(_))),
+        violations.len(),
+        image.bytes.len()
+    );
+    assert_eq!(violations, []);
     let on_disk = cluster
         .open(&image)
         .query_row("SELECT count(*) FROM item", [], |row| row.get(0));

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -126,7 +128,9 @@ fn probes(address: &str) -> Vec<JoinHandle<Result<(), String>>> {
             select.clone(),
             shows_old,
         ),
-        ask(address, "/db/query?level=strong", select, shows_old),
+        ask(address, "/db/query?level=strong", select.clone(), shows_old),
+        // Only because the pause was longer than the lease that a weak read relies on.
+        ask(address, "/db/query?level=weak", select, shows_old),
     ]
 }
 
@@ -174,3 +178,115 @@ fn groups_without_a_delta_are_never_answered_from_the_state_of_a_deposed_leader(
     let _ = cluster.assert_identical();
     cluster.assert_healthy_logs();
 }
+
+/// What the readers and the writer of a counter share.
+#[derive(Default)]
+struct Counter {
+    /// The highest value whose write was acknowledged.
+    acknowledged: AtomicI64,
+    /// Answers that the readers have checked.
+    checked: AtomicUsize,
+    stop: AtomicBool,
+}
+
+/// Raises the counter by one with each request, through any node. A write of unknown outcome may
+/// still arrive after the next one, so no write ever lowers the counter.
+fn count(counter: &Counter, addresses: &[String], mut random: Random) {
+    let client = Client::new(Duration::from_secs(2));
+    let mut next = 1;
+    while !counter.stop.load(Ordering::Relaxed) {
+        let raise = json!([["UPDATE counter SET n = max(n, ?)", next]]);
+        let address = &addresses[random.below(addresses.len())];
+        match client.execute(address, &raise) {
+            Outcome::Answered(answer) if answer.error().is_none() => {
+                counter.acknowledged.store(next, Ordering::SeqCst);
+            }
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+        next += 1;
+    }
+}
+
+/// Reads the counter through any node, and checks that each answer has everything that was
+/// acknowledged before the question was asked.
+fn watch(
+    counter: &Counter,
+    level: &'static str,
+    addresses: &[String],
+    mut random: Random,
+) -> Result<(), String> {
+    let client = Client::new(Duration::from_secs(2));
+    while !counter.stop.load(Ordering::Relaxed) {
+        let floor = counter.acknowledged.load(Ordering::SeqCst);
+        let address = &addresses[random.below(addresses.len())];
+        let Ok(rows) = client.query(address, level, "SELECT n FROM counter") else {
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        };
+        let found = rows[0][0].as_i64().unwrap();
+        if found < floor {
+            return Err(format!("{level}: {found} after {floor} was acknowledged"));
+        }
+        counter.checked.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+#[test]
+fn reads_contain_every_write_acknowledged_before_them_while_leaders_come_and_go() {
+    let mut random = Random::new(seed("leadership"));
+    let mut cluster = ProcessCluster::start(3, &Formation::Expect, &[]);
+    let create = json!([
+        "CREATE TABLE counter(n INTEGER)",
+        "INSERT INTO counter VALUES(0)"
+    ]);
+    let _ = cluster
+        .client()
+        .execute(cluster.address(0), &create)
+        .expect_success();
+    let counter = Arc::new(Counter::default());
+    let addresses = cluster.addresses();
+    let writer = {
+        let (counter, addresses, random) = (counter.clone(), addresses.clone(), random.fork());
+        std::thread::spawn(move || count(&counter, &addresses, random))
+    };
+    let reader = |level: &'static str| {
+        let (counter, addresses, random) = (counter.clone(), addresses.clone(), random.fork());
+        std::thread::spawn(move || watch(&counter, level, &addresses, random))
+    };
+    let readers: Vec<_> = ["linearizable", "linearizable", "strong"]
+        .into_iter()
+        .map(reader)
+        .collect();
+    for _ in 0..LEADERS {
+        let (acknowledged, checked) = (&counter.acknowledged, &counter.checked);
+        let goals = (
+            acknowledged.load(Ordering::SeqCst) + 20,
+            checked.load(Ordering::Relaxed) + 20,
+        );
+        cluster.wait("writes and reads", |_| {
+            let found = (
+                acknowledged.load(Ordering::SeqCst),
+                checked.load(Ordering::Relaxed),
+            );
+            let enough = found.0 >= goals.0 && found.1 >= goals.1;
+            enough
+                .then_some(())
+                .ok_or_else(|| format!("{found:?} of {goals:?}"))
+        });
+        let old = cluster.wait_leader();
+        cluster.pause(old);
+        cluster.wait_leader_other_than(old);
+        cluster.resume(old);
+    }
+    counter.stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    for reader in readers {
+        assert_eq!(reader.join().unwrap(), Ok(()));
+    }
+    cluster.wait_all_ready();
+    let _ = cluster.assert_identical();
+    cluster.assert_healthy_logs();
+}
+
+const LEADERS: usize = 4;

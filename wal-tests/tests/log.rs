@@ -1,5 +1,4 @@
-//! The log as openraft and a node use it: openraft's conformance suite, restarts, a seeded model,
-//! and damage done to files at rest. Power cuts and failing disks are in `log_crash.rs`.
+//! The log as a node uses it: restarts, a seeded model, and damage done to files at rest. Power cuts and failing disks are in `log_crash.rs`.
 
 // A test that cannot unwrap, or count in bytes, says less.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
@@ -10,111 +9,18 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
-use futures_util::{Stream, TryStreamExt};
+use futures_util::TryStreamExt;
 use log_model::{IDENTITY, Model, Op, SMALL, Session, entry, log_id, script, vote};
-use openraft::storage::{EntryResponder, RaftLogStorage, RaftStateMachine};
-use openraft::testing::log::{StoreBuilder, Suite};
-use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
-use openraft::{EntryPayload, OptionalSend, RaftLogReader, RaftSnapshotBuilder, StorageError};
+use openraft::RaftLogReader;
+use openraft::storage::RaftLogStorage;
 use tempfile::TempDir;
 use wal_tests::files::{FaultyFiles, Keep};
 use wal_tests::seed::{Random, seed};
 use wallaby::raft::log::{Log, LogError, LogIdentity, LogOptions, RealFiles};
-use wallaby::raft::{Applied, LogId, StoredMembership, TypeConfig, position_of};
+use wallaby::raft::{LogId, position_of};
 use wallaby::wal::ClusterId;
 
 const TEST: &str = "log";
-
-/// The least that openraft accepts as a state machine.
-#[derive(Clone, Default)]
-struct Machine(Arc<tokio::sync::Mutex<MachineState>>);
-
-#[derive(Default)]
-struct MachineState {
-    applied: Option<LogId>,
-    membership: StoredMembership,
-    snapshot: Option<SnapshotMetaOf<TypeConfig>>,
-}
-
-impl RaftSnapshotBuilder<TypeConfig> for Machine {
-    type SnapshotData = ();
-
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, ()>, io::Error> {
-        let mut machine = self.0.lock().await;
-        let meta = SnapshotMetaOf::<TypeConfig> {
-            last_log_id: machine.applied,
-            last_membership: machine.membership.clone(),
-        };
-        machine.snapshot = Some(meta.clone());
-        Ok(SnapshotOf::<TypeConfig, ()> { meta, snapshot: () })
-    }
-}
-
-impl RaftStateMachine<TypeConfig> for Machine {
-    type SnapshotData = ();
-    type SnapshotBuilder = Self;
-
-    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        let machine = self.0.lock().await;
-        Ok((machine.applied, machine.membership.clone()))
-    }
-
-    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
-    where
-        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
-    {
-        while let Some((entry, responder)) = entries.try_next().await? {
-            let mut machine = self.0.lock().await;
-            machine.applied = Some(entry.log_id);
-            if let EntryPayload::Membership(membership) = entry.payload {
-                machine.membership = StoredMembership::new(Some(entry.log_id), membership);
-            }
-            if let Some(responder) = responder {
-                responder.send(Applied::Nothing);
-            }
-        }
-        Ok(())
-    }
-
-    async fn get_snapshot_builder(&mut self) -> Self {
-        self.clone()
-    }
-
-    async fn install_snapshot(
-        &mut self,
-        meta: &SnapshotMetaOf<TypeConfig>,
-        (): (),
-    ) -> Result<(), io::Error> {
-        let mut machine = self.0.lock().await;
-        machine.applied = meta.last_log_id;
-        machine.membership = meta.last_membership.clone();
-        machine.snapshot = Some(meta.clone());
-        Ok(())
-    }
-
-    async fn get_current_snapshot(
-        &mut self,
-    ) -> Result<Option<SnapshotOf<TypeConfig, ()>>, io::Error> {
-        let snapshot = self.0.lock().await.snapshot.clone();
-        Ok(snapshot.map(|meta| SnapshotOf::<TypeConfig, ()> { meta, snapshot: () }))
-    }
-}
-
-struct Builder;
-
-impl StoreBuilder<TypeConfig, Log, Machine, TempDir> for Builder {
-    async fn build(&self) -> Result<(TempDir, Log, Machine), StorageError<TypeConfig>> {
-        let directory = TempDir::new().unwrap();
-        let files = Arc::new(RealFiles::open(directory.path()).unwrap());
-        let log = Log::open(files, IDENTITY, SMALL).unwrap();
-        Ok((directory, log, Machine::default()))
-    }
-}
-
-#[tokio::test]
-async fn the_log_passes_the_conformance_suite_of_openraft() {
-    Suite::test_all(Builder).await.unwrap();
-}
 
 #[test]
 fn a_closed_log_is_found_as_it_was_left_on_a_real_disk() {

@@ -90,12 +90,18 @@ fn request(sql: &str, shape: Shape) -> Request {
 async fn open(dir: &Path) -> Node {
     let node = Node::open(options(dir)).await.unwrap();
     let deadline = Instant::now() + PATIENCE;
-    while let Err(why) = node.ready(true, Duration::from_secs(1)).await {
+    while !is_ready(&node).await {
         assert_eq!(node.status().out_of_service, None);
-        assert!(Instant::now() < deadline, "not ready: {why}");
+        assert!(Instant::now() < deadline, "not ready: {:?}", node.status());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     node
+}
+
+async fn is_ready(node: &Node) -> bool {
+    let status = node.status();
+    let known = status.ready && status.leader.is_some();
+    known && node.catch_up(Duration::from_secs(1)).await.is_ok()
 }
 
 /// Closes the node and waits until its last task has let go of the files.

@@ -112,10 +112,11 @@ impl Frontier {
         }
     }
 
-    /// Whether an entry of this index can be the next one. An empty log may begin anywhere.
+    /// Whether an entry of this index can be the next one. An empty log may begin anywhere. The
+    /// largest index is never used, so that counting on from an entry cannot overflow.
     pub(super) fn admits(&self, index: u64) -> bool {
-        self.last
-            .is_none_or(|last| last.index.checked_add(1) == Some(index))
+        let follows = |last: LogId| last.index.checked_add(1) == Some(index);
+        index < u64::MAX && self.last.is_none_or(follows)
     }
 
     pub(super) fn next_index(&self) -> u64 {

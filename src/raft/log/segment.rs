@@ -43,8 +43,8 @@ impl SegmentName {
             number: u64::from_str_radix(number, 16).ok()?,
             first_index: u64::from_str_radix(first_index, 16).ok()?,
         };
-        // One segment, one name: no upper case, no missing zeros, no sign.
-        (name.text() == text).then_some(name)
+        // One segment, one name: no upper case, no missing zeros, no sign. And one can follow.
+        (name.text() == text && name.number < u64::MAX).then_some(name)
     }
 }
 
@@ -269,6 +269,7 @@ mod tests {
             "000000000000001F-0000000000000007.log",
             "+00000000000001f-0000000000000007.log",
             "000000000000001f-0000000000000007.log~",
+            "ffffffffffffffff-0000000000000007.log",
         ] {
             assert_eq!(SegmentName::parse(other), None, "{other}");
         }
