@@ -81,7 +81,10 @@ impl Proposer {
                 }
                 // Raft's core takes its messages in order: when it answers this one it has appended
                 // the part or refused it. If it has stopped, the outcome says so too.
-                drop(raft.with_raft_state(|_| ()).await);
+                // The first part is not proposed again, so nobody waits for that answer.
+                if !is_first {
+                    drop(raft.with_raft_state(|_| ()).await);
+                }
                 match (&mut outcome).now_or_never() {
                     Some(Ok(refused))
                         if !is_first
