@@ -154,5 +154,6 @@ fn is_lease_expired(outcome: &ClientWriteResult<TypeConfig>) -> bool {
 }
 
 const LEASE_RETRY: Duration = Duration::from_millis(20);
+
 /// With parts of at most 2 MiB, 8 MiB of a large transaction are on their way at a time.
 const PARTS_IN_FLIGHT_MAX: usize = 4;

@@ -113,7 +113,7 @@ fn wait_moment(dir: &Path, moment: Moment) -> Spooled {
 #[test]
 fn a_follower_killed_while_it_installs_a_database_ends_with_the_same_one() {
     let mut random = Random::new(seed("install_kill"));
-    let attempts = std::env::var("WAL_ATTEMPTS").map_or(6, |text| text.parse().unwrap());
+    let attempts = std::env::var("WAL_ATTEMPTS").map_or(3, |text| text.parse().unwrap());
     let mut cluster = ProcessCluster::start(3, &Formation::Expect, &FLAGS);
     let leader = cluster.wait_leader();
     let table = format!(
