@@ -195,8 +195,8 @@ impl Desk {
         }
     }
 
-    /// Gives a part to the proposer as soon as it has room, and listens meanwhile: room may come only
-    /// after an image was sent, or never, because the flight is decided.
+    /// Gives a part to the proposer as soon as it has room, and listens meanwhile: room may come
+    /// only after an image was sent, or never, because the flight is decided.
     fn hand_over(
         &self,
         mut part: Bytes,
