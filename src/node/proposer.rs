@@ -1,10 +1,13 @@
 //! Hands deltas to Raft: in order, under one leadership, a few parts at a time.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::errors::ClientWriteError;
+use futures_util::FutureExt as _;
+use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -56,6 +59,7 @@ impl Proposer {
 
     async fn run(self: Arc<Self>, sequence: u64, ticket: Ticket, mut parts: mpsc::Receiver<Bytes>) {
         let window = Arc::new(Semaphore::new(PARTS_IN_FLIGHT_MAX));
+        let mut is_first = true;
         while let Some(part) = parts.recv().await {
             // The flight's thread may be waiting for room for its next part.
             self.flights.nudge();
@@ -66,19 +70,44 @@ impl Proposer {
             let Some(raft) = self.raft.get() else {
                 return self.refuse(sequence, "this node has just started");
             };
-            let (responder, outcome) = ProgressResponder::complete_only();
-            let proposal = raft
-                .write(Payload(part))
-                .with_leader(ticket.leader)
-                .responder(responder);
-            if let Err(fatal) = proposal.await {
-                return self.refuse(sequence, &format!("Raft has stopped: {fatal}"));
+            let outcome = loop {
+                let (responder, mut outcome) = ProgressResponder::complete_only();
+                let proposal = raft
+                    .write(Payload(part.clone()))
+                    .with_leader(ticket.leader)
+                    .responder(responder);
+                if let Err(fatal) = proposal.await {
+                    return self.refuse(sequence, &format!("Raft has stopped: {fatal}"));
+                }
+                // Raft's core takes its messages in order: when it answers this one it has appended
+                // the part or refused it. If it has stopped, the outcome says so too.
+                // The first part is not proposed again, so nobody waits for that answer.
+                if !is_first {
+                    drop(raft.with_raft_state(|_| ()).await);
+                }
+                match (&mut outcome).now_or_never() {
+                    Some(Ok(refused))
+                        if !is_first
+                            && is_lease_expired(&refused)
+                            && self.flights.is_waiting(sequence) =>
+                    {
+                        tokio::time::sleep(LEASE_RETRY).await;
+                    }
+                    Some(known) => break Some(known.ok()),
+                    None => {
+                        let (proposer, ticket) = (Arc::clone(&self), ticket.clone());
+                        tokio::spawn(async move {
+                            proposer.conclude(sequence, &ticket, outcome.await.ok());
+                            drop(permit);
+                        });
+                        break None;
+                    }
+                }
+            };
+            if let Some(known) = outcome {
+                self.conclude(sequence, &ticket, known);
             }
-            let (proposer, ticket) = (Arc::clone(&self), ticket.clone());
-            tokio::spawn(async move {
-                proposer.conclude(sequence, &ticket, outcome.await.ok());
-                drop(permit);
-            });
+            is_first = false;
         }
     }
 
@@ -87,7 +116,7 @@ impl Proposer {
         &self,
         sequence: u64,
         ticket: &Ticket,
-        outcome: Option<openraft::raft::ClientWriteResult<TypeConfig>>,
+        outcome: Option<ClientWriteResult<TypeConfig>>,
     ) {
         match outcome {
             Some(Ok(_)) => self.stages.count(Stage::Committed),
@@ -113,5 +142,17 @@ impl Proposer {
     }
 }
 
+/// Whether the part was refused for want of the leader's lease only: under load the followers'
+/// answers can be late without anybody else leading. Giving up a transaction of which many parts
+/// are appended would cost all of them; the next part may simply be proposed again.
+fn is_lease_expired(outcome: &ClientWriteResult<TypeConfig>) -> bool {
+    matches!(
+        outcome,
+        Err(ClientWriteError::ForwardToLeader(forward))
+            if forward.reason == ForwardReason::LeaseExpired
+    )
+}
+
+const LEASE_RETRY: Duration = Duration::from_millis(20);
 /// With parts of at most 2 MiB, 8 MiB of a large transaction are on their way at a time.
 const PARTS_IN_FLIGHT_MAX: usize = 4;

@@ -86,6 +86,30 @@ fn a_node_whose_checkpoint_fails_stops_serving_and_loses_nothing() {
 }
 
 #[test]
+fn a_main_file_that_cannot_be_cut_off_stops_the_node_and_loses_nothing() {
+    let mut node = FaultyCluster::start(BINARY, 1, &SMALL);
+    let _ = node.write(0, ROWS).expect_success();
+    let address = node.cluster.address(0).to_owned();
+    let client = node.cluster.client().clone();
+    let fill = "CREATE TABLE junk AS SELECT randomblob(1000000) AS body";
+    let _ = client.execute_sql(&address, fill).expect_success();
+    let drop = "DROP TABLE junk";
+    let _ = client.execute_sql(&address, drop).expect_success();
+    let mut fault = main_write(1, Failure::Io);
+    fault.call = Call::MainTruncate;
+    node.arm(0, fault);
+    let vacuum = serde_json::json!(["VACUUM"]);
+    let _ = client
+        .write(&address, "/db/execute", &vacuum)
+        .expect_success();
+    wait_out_of_service(&mut node, 0, "the checkpoint failed");
+    assert!(node.cluster.stop(0).success());
+    node.cluster.start_node(0);
+    node.cluster.wait_ready(0);
+    node.check(0);
+}
+
+#[test]
 fn a_leader_whose_checkpoint_fails_makes_way_for_another_one() {
     let mut nodes = FaultyCluster::start(BINARY, 3, &SMALL);
     let leader = nodes.cluster.wait_leader();
