@@ -36,6 +36,43 @@ fn rows(cluster: &ProcessCluster, node: usize) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Kills one node or all of them, perhaps while another one stands still, and starts them again;
+/// returns how many processes it killed.
+fn kill_some(cluster: &mut ProcessCluster, workload: &Workload, random: &mut Random) -> usize {
+    wait_acknowledged(cluster, workload, ROWS_BETWEEN_KILLS);
+    // Sometimes a node stands still meanwhile, a leader perhaps, and finds a changed world.
+    let paused = (random.below(3) == 0).then(|| random.below(3));
+    if let Some(node) = paused {
+        cluster.pause(node);
+    }
+    let victims = match random.below(6) {
+        // The whole cluster at once: only what is on the disks survives.
+        0 => vec![0, 1, 2],
+        1 | 2 => vec![random.below(3)],
+        _ => vec![cluster.wait_leader()],
+    };
+    println!("kill: nodes {victims:?}, paused {paused:?}");
+    for &victim in &victims {
+        cluster.kill(victim);
+    }
+    let paused = paused.filter(|node| !victims.contains(node));
+    if victims.len() == 1 && paused.is_none() {
+        let rows = [0, ROWS_BETWEEN_KILLS, 6 * ROWS_BETWEEN_KILLS][random.below(3)];
+        wait_acknowledged(cluster, workload, rows);
+    }
+    for &victim in &victims {
+        cluster.start_node(victim);
+    }
+    if let Some(node) = paused {
+        cluster.resume(node);
+    }
+    // Sometimes the next kill meets a node that is still catching up.
+    if random.below(3) > 0 {
+        cluster.wait_all_ready();
+    }
+    victims.len()
+}
+
 #[test]
 fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
     let kills: usize = std::env::var("WAL_KILLS").map_or(6, |kills| kills.parse().unwrap());
@@ -59,39 +96,8 @@ fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
     let workload = Workload::start("w", &addresses, 4, Duration::from_secs(3), &mut random);
 
     let mut processes = 0;
-    for kill in 0..kills {
-        wait_acknowledged(&mut cluster, &workload, ROWS_BETWEEN_KILLS);
-        // Sometimes a node stands still meanwhile, a leader perhaps, and finds a changed world.
-        let paused = (random.below(3) == 0).then(|| random.below(3));
-        if let Some(node) = paused {
-            cluster.pause(node);
-        }
-        let victims = match random.below(6) {
-            // The whole cluster at once: only what is on the disks survives.
-            0 => vec![0, 1, 2],
-            1 | 2 => vec![random.below(3)],
-            _ => vec![cluster.wait_leader()],
-        };
-        println!("kill {kill}: nodes {victims:?}, paused {paused:?}");
-        for &victim in &victims {
-            cluster.kill(victim);
-            processes += 1;
-        }
-        let paused = paused.filter(|node| !victims.contains(node));
-        if victims.len() == 1 && paused.is_none() {
-            let rows = [0, ROWS_BETWEEN_KILLS, 6 * ROWS_BETWEEN_KILLS][random.below(3)];
-            wait_acknowledged(&mut cluster, &workload, rows);
-        }
-        for &victim in &victims {
-            cluster.start_node(victim);
-        }
-        if let Some(node) = paused {
-            cluster.resume(node);
-        }
-        // Sometimes the next kill meets a node that is still catching up.
-        if random.below(3) > 0 {
-            cluster.wait_all_ready();
-        }
+    for _ in 0..kills {
+        processes += kill_some(&mut cluster, &workload, &mut random);
     }
 
     wait_acknowledged(&mut cluster, &workload, ROWS_BETWEEN_KILLS);
@@ -105,8 +111,9 @@ fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
     let logs: String = (0..3).map(|node| cluster.log_text(node)).collect();
     let images = logs.matches("receiving the database").count();
     println!(
-        "{kills} kills of {processes} processes, {images} whole databases sent: {acknowledged} rows acknowledged, {} refused, {} \
-         unknown; {} found, {} lost, {} invented, {} violations in all; images identical, {} bytes",
+        "{kills} kills of {processes} processes, {images} whole databases sent: {acknowledged} rows \
+         acknowledged, {} refused, {} unknown; {} found, {} lost, {} invented, {} violations in \
+         all; images identical, {} bytes",
         history.count(Fate::Refused),
         history.count(Fate::Unknown),
         found.len(),
