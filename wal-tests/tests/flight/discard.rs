@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use wal_tests::linked::{LinkedCluster, PATIENCE};
 use wal_tests::links::Rule;
+use wallaby::node::{Refusal, Served};
 
 use crate::fixture::{assert_unknown, count, others, three, unhurried};
 
@@ -125,36 +126,50 @@ fn a_flight_is_discarded_by_the_database_of_a_leader_whose_log_is_purged() {
     assert_eq!(count(&cluster.assert_identical(), "after"), 1);
 }
 
-#[test]
-fn what_a_leader_without_a_lease_never_appends_is_committed_once_by_the_next() {
-    let cluster = three(unhurried);
+/// Has a leader whose lease has ended try a write that it may not append, and heals.
+fn refuse_and_route(cluster: &LinkedCluster, v: &str) -> Result<Served, Refusal> {
     let old = cluster.wait_leader();
     cluster.cut_off(old);
     let new = cluster.wait_leader_other_than(old);
     let end = cluster.status(old).last_log_index;
     let executed = cluster.stage(old, "Executed");
-    let lost = cluster.begin(old, &["INSERT INTO t(v) VALUES('routed')"], PATIENCE);
+    let sql = format!("INSERT INTO t(v) VALUES('{v}')");
+    let lost = cluster.begin(old, &[&sql], PATIENCE);
     cluster.wait("the old leader to have tried", |cluster| {
         match cluster.stage(old, "Executed") {
-            now if now > executed + 2 => Ok(()),
+            now if now > executed => Ok(()),
             now => Err(format!("{executed}, {now}")),
         }
     });
-    assert_eq!(
-        cluster.status(old).last_log_index,
-        end,
-        "nothing is appended"
-    );
+    let appended = cluster.status(old).last_log_index;
+    assert_eq!(appended, end, "nothing is appended");
     let _ = cluster.commit(new, &["INSERT INTO t(v) VALUES('new')"]);
     assert!(!lost.is_finished());
     cluster.heal();
-    let served = cluster.outcome(lost).unwrap();
-    assert!(served.raft_index.is_some_and(|index| index > end));
-    let database = cluster.assert_identical();
-    assert_eq!(
-        (count(&database, "routed"), count(&database, "new")),
-        (1, 1)
-    );
+    let outcome = cluster.outcome(lost);
+    if let Ok(served) = &outcome {
+        assert!(served.raft_index.is_some_and(|index| index > end));
+    }
+    outcome
+}
+
+#[test]
+fn what_a_leader_without_a_lease_never_appends_is_committed_once_by_the_next() {
+    let cluster = three(unhurried);
+    // The next leader's entry may end a flight before Raft has refused to append it: then nobody
+    // can tell any more that it was not appended. But it must not come to that every time.
+    let routed = (0..10).find_map(|round| {
+        let v = format!("routed {round}");
+        let outcome = refuse_and_route(&cluster, &v);
+        let expected = i64::from(outcome.is_ok());
+        assert_eq!(count(&cluster.assert_identical(), &v), expected);
+        if outcome.is_err() {
+            assert_unknown(outcome);
+            return None;
+        }
+        Some(round)
+    });
+    assert!(routed.is_some(), "it was never sent to the next leader");
 }
 
 #[test]
