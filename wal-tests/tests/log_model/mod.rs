@@ -1,7 +1,7 @@
 //! What the log should contain, and a session that drives a real log beside it.
 
-// Each test binary uses its own part of this.
-#![allow(dead_code)]
+// Each test binary uses its own part of this; the numbers are small.
+#![allow(dead_code, clippy::cast_possible_truncation)]
 
 use std::collections::BTreeMap;
 use std::io;
