@@ -139,7 +139,12 @@ impl Node {
             return Err(Refusal::OutOfService(why));
         }
         let missing = || Refusal::NotReady("this node does not belong to a cluster yet".to_owned());
-        self.shell.inner.get().ok_or_else(missing)
+        let inner = self.shell.inner.get().ok_or_else(missing)?;
+        if inner.is_closing.load(Ordering::Acquire) {
+            let why = "this node is shutting down".to_owned();
+            return Err(Refusal::OutOfService(why));
+        }
+        Ok(inner)
     }
 
     /// Sends a request to the leader, here or elsewhere, and again while it is certain that nothing
