@@ -26,6 +26,21 @@ impl Random {
         usize::try_from(self.bits() % limit).expect("it is below a usize")
     }
 
+    /// A number below `limit`, which must not be zero.
+    pub const fn number_below(&mut self, limit: u64) -> u64 {
+        self.bits() % limit
+    }
+
+    /// True in `percent` of 100 cases.
+    pub const fn chance(&mut self, percent: u64) -> bool {
+        self.number_below(100) < percent
+    }
+
+    /// One of the choices.
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+
     /// A generator of its own, for another thread.
     #[must_use]
     pub fn fork(&mut self) -> Self {

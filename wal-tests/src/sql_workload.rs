@@ -5,40 +5,7 @@
 
 use std::fmt::Write;
 
-/// A small generator (SplitMix64, Steele and others 2014); the same seed gives the same numbers.
-pub struct Random(u64);
-
-impl Random {
-    /// A generator for this seed.
-    #[must_use]
-    pub const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next 64 bits.
-    pub const fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`.
-    pub const fn below(&mut self, end: u64) -> u64 {
-        self.bits() % end
-    }
-
-    /// True in `percent` of 100 cases.
-    pub const fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    /// One of the choices.
-    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[usize::try_from(self.below(choices.len() as u64)).unwrap_or(0)]
-    }
-}
+use crate::seed::Random;
 
 /// What is run as one unit.
 #[derive(Debug)]
@@ -84,16 +51,19 @@ impl Workload {
 
     /// The next step.
     pub fn step(&mut self) -> Step {
-        match self.random.below(100) {
+        match self.random.number_below(100) {
             0..3 => Step::Alone("VACUUM".into()),
             3..6 if self.auto_vacuum => Step::Alone(format!(
                 "PRAGMA incremental_vacuum({})",
-                self.random.below(20)
+                self.random.number_below(20)
             )),
-            6..9 => Step::Alone(format!("PRAGMA user_version = {}", self.random.below(1000))),
+            6..9 => Step::Alone(format!(
+                "PRAGMA user_version = {}",
+                self.random.number_below(1000)
+            )),
             9..20 => Step::Alone(self.change()),
             _ => {
-                let count = 1 + self.random.below(6);
+                let count = 1 + self.random.number_below(6);
                 let mut statements = Vec::new();
                 for _ in 0..count {
                     self.statements(&mut statements, 0);
@@ -107,7 +77,7 @@ impl Workload {
         if depth < 3 && self.random.chance(20) {
             let name = format!("s{depth}");
             into.push(format!("SAVEPOINT {name}"));
-            for _ in 0..=self.random.below(3) {
+            for _ in 0..=self.random.number_below(3) {
                 self.statements(into, depth + 1);
             }
             if self.random.chance(50) {
@@ -126,12 +96,12 @@ impl Workload {
 
     fn change(&mut self) -> String {
         let table = self.random.pick(&TABLES);
-        let n = self.random.below(1000);
+        let n = self.random.number_below(1000);
         let body = self.body();
-        match self.random.below(16) {
+        match self.random.number_below(16) {
             0..4 => format!("INSERT INTO {table}(n, body) VALUES ({n}, {body})"),
             4 | 5 => {
-                let rows = 1 + self.random.below(120);
+                let rows = 1 + self.random.number_below(120);
                 format!(
                     "INSERT INTO {table}(n, body) WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL \
                      SELECT i + 1 FROM c WHERE i < {rows}) SELECT i * {n} % 997, {body} FROM c"
@@ -157,9 +127,9 @@ impl Workload {
     fn schema_change(&mut self) -> String {
         self.names += 1;
         let (table, i) = (self.random.pick(&TABLES), self.names);
-        match self.random.below(8) {
+        match self.random.number_below(8) {
             0 => format!("CREATE INDEX i{i} ON {table}(n, body)"),
-            1 => format!("DROP INDEX IF EXISTS i{}", self.random.below(i + 1)),
+            1 => format!("DROP INDEX IF EXISTS i{}", self.random.number_below(i + 1)),
             2 => format!("ALTER TABLE {table} ADD COLUMN c{i} DEFAULT {i}"),
             3 => format!(
                 "CREATE TRIGGER IF NOT EXISTS log_{table} AFTER INSERT ON {table} WHEN new.id % 2 \
@@ -167,7 +137,7 @@ impl Workload {
             ),
             4 => format!("DROP TRIGGER IF EXISTS log_{table}"),
             5 => format!("CREATE TABLE x{i} AS SELECT * FROM {table}"),
-            6 => format!("DROP TABLE IF EXISTS x{}", self.random.below(i + 1)),
+            6 => format!("DROP TABLE IF EXISTS x{}", self.random.number_below(i + 1)),
             _ => "INSERT INTO words(words) VALUES ('optimize')".into(),
         }
     }
@@ -175,21 +145,27 @@ impl Workload {
     /// A value; now and then larger than any page.
     fn body(&mut self) -> String {
         let character = self.random.pick(&['a', 'k', 'x', '7']);
-        match self.random.below(10) {
+        match self.random.number_below(10) {
             0 => "NULL".into(),
-            1 => format!("{}.5", self.random.below(100)),
-            2 => format!("zeroblob({})", self.random.below(3000)),
+            1 => format!("{}.5", self.random.number_below(100)),
+            2 => format!("zeroblob({})", self.random.number_below(3000)),
             3 if self.random.chance(20) => {
-                format!("printf('%.{}c', '{character}')", self.random.below(150_000))
+                format!(
+                    "printf('%.{}c', '{character}')",
+                    self.random.number_below(150_000)
+                )
             }
-            _ => format!("printf('%.{}c', '{character}')", self.random.below(900)),
+            _ => format!(
+                "printf('%.{}c', '{character}')",
+                self.random.number_below(900)
+            ),
         }
     }
 
     fn sentence(&mut self) -> String {
         let mut sentence = String::new();
-        for _ in 0..self.random.below(30) {
-            let word = self.random.below(200);
+        for _ in 0..self.random.number_below(30) {
+            let word = self.random.number_below(200);
             write!(sentence, "w{word} ").expect("writing to a string");
         }
         sentence

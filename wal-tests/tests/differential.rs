@@ -15,7 +15,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use wal_tests::replica::{Replica, data_dir};
-use wal_tests::sql_workload::{Random, Step, Workload};
+use wal_tests::seed::Random;
+use wal_tests::sql_workload::{Step, Workload};
 use wallaby::sqlite::{AutoVacuum, Checkpoint, DatabaseOptions};
 use wallaby::wal::{Delta, PageSize};
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use wal_tests::replica::{Replica, data_dir, reader, with_change};
-use wal_tests::sql_workload::Random;
+use wal_tests::seed::Random;
 use wallaby::sqlite::{AutoVacuum, Change, Checkpoint, DatabaseOptions, Error};
 use wallaby::wal::{DatabaseHash, Delta, PageCount, PageSize, WalHeader, index};
 
@@ -101,19 +101,19 @@ fn bank(leader: &Replica, follower: &mut Replica) {
 
 /// A transfer, or something larger that touches other pages and the schema.
 fn transfer(random: &mut Random) -> String {
-    let (from, to) = (1 + random.below(400), 1 + random.below(400));
-    let amount = random.below(50);
-    let more = match random.below(12) {
+    let (from, to) = (1 + random.number_below(400), 1 + random.number_below(400));
+    let amount = random.number_below(50);
+    let more = match random.number_below(12) {
         0 => "DELETE FROM log;".to_owned(),
         1 => format!(
             "CREATE INDEX IF NOT EXISTS i ON account(balance, {});",
-            random.below(9)
+            random.number_below(9)
         ),
         2 => "DROP INDEX IF EXISTS i;".to_owned(),
         3 => "UPDATE account SET filler = zeroblob(600 + id % 200);".to_owned(),
         _ => format!(
             "INSERT INTO log(filler) VALUES (zeroblob({}));",
-            random.below(9000)
+            random.number_below(9000)
         ),
     };
     format!(
@@ -378,7 +378,10 @@ fn what_a_dead_writer_left_in_the_wal_index_is_cleaned_up() {
     bank(&leader, &mut follower);
     let mut random = Random::new(4);
     for round in 0..20 {
-        leave_half_written_tail(&follower, 1 + u32::try_from(random.below(300)).unwrap());
+        leave_half_written_tail(
+            &follower,
+            1 + u32::try_from(random.number_below(300)).unwrap(),
+        );
         if round % 2 == 0 {
             both(&leader, &mut follower, &transfer(&mut random));
         } else {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use wal_tests::replica::{Replica, data_dir, position, redo};
-use wal_tests::sql_workload::{Random, Step, Workload};
+use wal_tests::seed::Random;
+use wal_tests::sql_workload::{Step, Workload};
 use wallaby::sqlite::{
     AutoVacuum, Checkpoint, DatabaseOptions, Error, Record, StartLock, genesis_page,
 };
@@ -261,7 +262,7 @@ fn damage(path: &Path, random: &mut Random, deltas: &[Delta]) {
             // Sectors of any version, written or not, and junk.
             for sector in 0..PAGE_BYTES / 512 {
                 let at = sector * 512;
-                let bytes = match random.below(4) {
+                let bytes = match random.number_below(4) {
                     0 => &image[at..at + 512],
                     1 => &[0xab; 512],
                     _ => continue,
