@@ -1,4 +1,5 @@
-//! The parts of a large transaction of another node, kept until the last one arrives.
+//! The parts of a large transaction, kept until the last one arrives; our own as well, because a
+//! flight may be refused while the log keeps its first parts.
 //!
 //! Small stages stay in memory; above a limit the encoded parts go to a file without a name in the
 //! data directory. Nothing of it survives a crash: the frontier that is durable stays before the

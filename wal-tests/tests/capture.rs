@@ -251,7 +251,7 @@ fn a_commit_that_would_bypass_the_gate_aborts_the_process() {
 }
 
 #[test]
-#[ignore = "writes 4 GiB into the directory of temporary files"]
+#[ignore = "writes 4 GiB; cargo test -p wal-tests --test capture lock_byte -- --ignored"]
 fn the_lock_byte_page_is_neither_captured_nor_hashed() {
     let dir = tempfile::tempdir().unwrap();
     let size = PageSize::new(65536).unwrap();
