@@ -19,6 +19,7 @@ mod refusal;
 pub mod request;
 pub mod response;
 mod router;
+pub mod routes;
 mod server;
 mod statements;
 mod status;

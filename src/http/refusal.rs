@@ -2,6 +2,7 @@
 //!
 //! | Refusal | Status | Body |
 //! |---|---|---|
+//! | `NotPermitted` | 401 | `remote ... not authorized`, plain text, as rqlite |
 //! | `LeaderNotFound` | 503 | `leader not found`, plain text, as rqlite |
 //! | `NotCommitted`, `NotReady`, `Overloaded`, `OutOfService` | 503 | results and error |
 //! | `TimedOut`, `Unknown` | 504 | results and error |
@@ -51,6 +52,7 @@ pub(super) fn text(status: StatusCode, message: &str) -> Response<Body> {
 /// The answer to a call that was not served, by the table above.
 pub(super) fn refused(refusal: &Refusal, envelope: &Envelope) -> Response<Body> {
     let status = match refusal {
+        Refusal::NotPermitted(_) => return text(StatusCode::UNAUTHORIZED, &refusal.to_string()),
         Refusal::LeaderNotFound => {
             return text(StatusCode::SERVICE_UNAVAILABLE, &refusal.to_string());
         }

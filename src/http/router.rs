@@ -1,14 +1,6 @@
 //! Every call starts here: headers that all answers carry, query parameters, path, method.
 //!
-//! | Path | Match | Methods |
-//! |---|---|---|
-//! | `/db/execute` | prefix | POST |
-//! | `/db/query` | prefix | GET, POST |
-//! | `/db/request` | prefix | POST |
-//! | `/status` | prefix | GET |
-//! | `/nodes` | prefix | GET |
-//! | `/readyz` | prefix | GET |
-//! | `/wallaby/image` | exact | GET |
+//! Where a path leads, by which methods and for whom is in [`super::routes`].
 //!
 //! Any path answers OPTIONS with 200 and no body. Other methods get 405 and other paths 404, both
 //! without a body.
@@ -23,34 +15,13 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::node::Shape;
-
 use super::parameters::{self, Parameters};
 use super::refusal::{self, JSON};
+use super::routes::{self, Endpoint};
 use super::server::Server;
 use super::{image, nodes, readiness, statements, status};
 
 const VERSION: HeaderName = HeaderName::from_static("x-rqlite-version");
-
-/// Where a path leads.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Route {
-    Image,
-    Nodes,
-    Ready,
-    Statements(Shape),
-    Status,
-}
-
-/// The prefixes, in the order in which they are tried.
-const PREFIXES: [(&str, Route); 6] = [
-    ("/db/execute", Route::Statements(Shape::Execute)),
-    ("/db/query", Route::Statements(Shape::Query)),
-    ("/db/request", Route::Statements(Shape::Unified)),
-    ("/status", Route::Status),
-    ("/nodes", Route::Nodes),
-    ("/readyz", Route::Ready),
-];
 
 /// Answers one call.
 pub(super) async fn answer(
@@ -90,37 +61,34 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
             return refusal::text(StatusCode::BAD_REQUEST, &error.to_string());
         }
     };
-    let Some(route) = route(&path) else {
+    let Some(route) = routes::find(&path) else {
         return refusal::empty(StatusCode::NOT_FOUND);
     };
-    let allowed = match (route, request.method().as_str()) {
-        (Route::Statements(_), "POST") => true,
-        (Route::Statements(shape), "GET") => shape == Shape::Query,
-        (Route::Statements(_), _) => false,
-        (_, method) => method == "GET",
-    };
-    if !allowed {
+    if !route.methods.is_empty() && !route.methods.contains(&request.method().as_str()) {
         let mut response = refusal::empty(StatusCode::METHOD_NOT_ALLOWED);
-        if !matches!(route, Route::Ready | Route::Image) {
+        if route.is_json {
             response.headers_mut().insert(CONTENT_TYPE, JSON);
         }
         return response;
     }
-    match route {
-        Route::Image => image::answer(server).await,
-        Route::Nodes => nodes::answer(server, &parameters).await,
-        Route::Ready => readiness::answer(server, &parameters).await,
-        Route::Statements(shape) => statements::answer(server, shape, parameters, request).await,
-        Route::Status => status::answer(server, &parameters),
+    match route.endpoint {
+        Endpoint::Image => image::answer(server).await,
+        Endpoint::Nodes => nodes::answer(server, &parameters).await,
+        Endpoint::Ready => readiness::answer(server, &parameters).await,
+        Endpoint::Statements(shape) => statements::answer(server, shape, parameters, request).await,
+        Endpoint::Status => status::answer(server, &parameters),
+        Endpoint::Backup
+        | Endpoint::Boot
+        | Endpoint::Console
+        | Endpoint::Leader
+        | Endpoint::Licenses
+        | Endpoint::Load
+        | Endpoint::Profile
+        | Endpoint::Reap
+        | Endpoint::Remove
+        | Endpoint::Root
+        | Endpoint::Snapshot
+        | Endpoint::Sql
+        | Endpoint::Variables => refusal::empty(StatusCode::NOT_FOUND),
     }
-}
-
-fn route(path: &str) -> Option<Route> {
-    if path == "/wallaby/image" {
-        return Some(Route::Image);
-    }
-    PREFIXES
-        .iter()
-        .find(|(prefix, _)| path.starts_with(prefix))
-        .map(|&(_, route)| route)
 }

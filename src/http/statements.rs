@@ -124,7 +124,8 @@ async fn serve(
     };
     let timeout = parameters.timeout;
     if shape == Shape::Execute {
-        return server.node.execute(WriteRequest { request, timeout }).await;
+        let write = WriteRequest::new(request, timeout);
+        return server.node.execute(write).await;
     }
     let level = match parameters.level() {
         LevelAsked::Fixed(level) => level,
@@ -137,11 +138,7 @@ async fn serve(
     } else {
         timeout
     };
-    let read = ReadRequest {
-        request,
-        level,
-        timeout,
-    };
+    let read = ReadRequest::new(request, level, timeout);
     if shape == Shape::Query {
         server.node.query(read).await
     } else {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::caller::Credentials;
 use crate::sqlite::{Reply, Request};
 
 /// The guarantee a read asks for.
@@ -27,6 +28,20 @@ pub struct WriteRequest {
     pub request: Request,
     /// How long the client is willing to wait.
     pub timeout: Duration,
+    /// On whose behalf; asked again by the authority of the node that executes it.
+    pub caller: Option<Credentials>,
+}
+
+impl WriteRequest {
+    /// A write on nobody's behalf.
+    #[must_use]
+    pub fn new(request: Request, timeout: Duration) -> Self {
+        Self {
+            request,
+            timeout,
+            caller: None,
+        }
+    }
 }
 
 /// A read with its delivery options.
@@ -38,6 +53,21 @@ pub struct ReadRequest {
     pub level: Level,
     /// How long the client is willing to wait.
     pub timeout: Duration,
+    /// On whose behalf; asked again by the authority of the node that executes it.
+    pub caller: Option<Credentials>,
+}
+
+impl ReadRequest {
+    /// A read on nobody's behalf.
+    #[must_use]
+    pub fn new(request: Request, level: Level, timeout: Duration) -> Self {
+        Self {
+            request,
+            level,
+            timeout,
+            caller: None,
+        }
+    }
 }
 
 /// What came of a request that was served.
@@ -59,6 +89,9 @@ pub enum Refusal {
     /// The write was not appended to the log, for the reason given; it may be sent again.
     #[error("not committed: {0}; it is safe to send the request again")]
     NotCommitted(String),
+    /// The authority of the node that was to serve it does not permit it; the text says what.
+    #[error("remote {0} not authorized")]
+    NotPermitted(String),
     /// No leader was known until the time-out.
     #[error("leader not found")]
     LeaderNotFound,

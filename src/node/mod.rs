@@ -31,6 +31,7 @@ mod admission;
 mod api;
 mod append_frame;
 mod apply;
+mod caller;
 mod error;
 mod fence;
 mod flight;
@@ -62,6 +63,7 @@ mod wire;
 mod write;
 
 pub use api::{Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served, WriteRequest};
+pub use caller::{Authority, Credentials, Permission};
 pub use error::Error;
 pub use image::ImageReader;
 pub use options::NodeOptions;

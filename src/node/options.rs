@@ -1,8 +1,10 @@
 //! What a node is told when it is opened.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::caller::Authority;
 use crate::raft::log::LogOptions;
 
 /// The options of a node; `wallaby serve` fills them from its flags.
@@ -48,6 +50,8 @@ pub struct NodeOptions {
     pub log_tail_bytes: u64,
     /// Bytes of a segment of the log; the log is purged by whole segments.
     pub log_segment_bytes: u64,
+    /// Who may do what; `None`: everybody everything. Asked about what other nodes hand on.
+    pub authority: Option<Arc<dyn Authority>>,
 }
 
 impl NodeOptions {
@@ -75,6 +79,7 @@ impl NodeOptions {
             spool_bytes_max: SPOOL_BYTES_MAX,
             log_tail_bytes: LOG_TAIL_BYTES,
             log_segment_bytes: LogOptions::default().segment_bytes,
+            authority: None,
         }
     }
 

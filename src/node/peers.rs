@@ -20,7 +20,7 @@ use super::wire::{
     SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteMirror, VoteReply,
     kind,
 };
-use super::{Raft, ReadRequest, Refusal, WriteRequest};
+use super::{Raft, Refusal};
 use crate::raft::{Snapshot, SnapshotMeta, TypeConfig, Vote, log_id_of};
 use crate::transport::{
     BoxFuture, FRAME_BYTES_MAX, FrameReader, FrameWriter, Handler, PeerIdentity,
@@ -192,29 +192,12 @@ impl Peers {
         let Some(inner) = self.node.get().and_then(Weak::upgrade) else {
             return Forwarded::NotLeader;
         };
+        let (permissions, what) = forward.call.permissions();
+        if !inner.permits(forward.caller, permissions).await {
+            return Forwarded::Refused(Refusal::NotPermitted(what.to_owned()));
+        }
         let timeout = Duration::from_millis(forward.timeout_ms);
-        let request = forward.request;
-        let answer = match forward.call {
-            Call::Execute => inner.lead_write(WriteRequest { request, timeout }).await,
-            Call::Query(level) => {
-                inner
-                    .lead_read(ReadRequest {
-                        request,
-                        level,
-                        timeout,
-                    })
-                    .await
-            }
-            Call::Request(level) => {
-                inner
-                    .lead_request(ReadRequest {
-                        request,
-                        level,
-                        timeout,
-                    })
-                    .await
-            }
-        };
+        let answer = inner.lead(forward.call, forward.request, timeout).await;
         match answer {
             Ok(served) => Forwarded::Served(served),
             Err(None) => Forwarded::NotLeader,

@@ -26,6 +26,7 @@ impl Inner {
             request,
             level,
             timeout,
+            ..
         } = read;
         let deadline = Instant::now() + timeout;
         let raft_index = match level {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::Raft;
 use super::api::{Level, ReadRequest, Refusal, Served, WriteRequest};
+use super::caller::{Credentials, Permission};
 use super::error::Error;
 use super::flight::Flights;
 use super::frontier::Frontier;
@@ -80,8 +81,7 @@ impl Node {
     ///
     /// See [`Refusal`]; only `Unknown` may have been committed.
     pub async fn execute(&self, write: WriteRequest) -> Result<Served, Refusal> {
-        let WriteRequest { request, timeout } = write;
-        self.routed(Call::Execute, request, timeout).await
+        self.routed(Call::Execute, write).await
     }
 
     /// Runs statements that only read.
@@ -90,15 +90,10 @@ impl Node {
     ///
     /// See [`Refusal`].
     pub async fn query(&self, read: ReadRequest) -> Result<Served, Refusal> {
-        let ReadRequest {
-            request,
-            level,
-            timeout,
-        } = read;
-        if level == Level::None {
-            return self.inner()?.read_local(request).await;
+        if read.level == Level::None {
+            return self.inner()?.read_local(read.request).await;
         }
-        self.routed(Call::Query(level), request, timeout).await
+        self.routed(Call::Query(read.level), read.into()).await
     }
 
     /// Runs any statements: through the log if one of them writes, else as a query.
@@ -107,19 +102,14 @@ impl Node {
     ///
     /// See [`Refusal`].
     pub async fn request(&self, read: ReadRequest) -> Result<Served, Refusal> {
-        let ReadRequest {
-            request,
-            level,
-            timeout,
-        } = read;
-        if level == Level::None {
+        if read.level == Level::None {
             let inner = self.inner()?;
-            if inner.is_read_only(&request).await? {
-                return inner.read_local(request).await;
+            if inner.is_read_only(&read.request).await? {
+                return inner.read_local(read.request).await;
             }
-            return self.routed(Call::Execute, request, timeout).await;
+            return self.routed(Call::Execute, read.into()).await;
         }
-        self.routed(Call::Request(level), request, timeout).await
+        self.routed(Call::Request(read.level), read.into()).await
     }
 
     /// A watch on why the node stopped serving; the process should end when it does.
@@ -149,13 +139,8 @@ impl Node {
 
     /// Sends a request to the leader, here or elsewhere, and again while it is certain that nothing
     /// was done with it, until the time is up.
-    async fn routed(
-        &self,
-        call: Call,
-        request: Request,
-        timeout: Duration,
-    ) -> Result<Served, Refusal> {
-        let deadline = Instant::now() + timeout;
+    async fn routed(&self, call: Call, write: WriteRequest) -> Result<Served, Refusal> {
+        let deadline = Instant::now() + write.timeout;
         loop {
             let inner = self.inner()?;
             let left = deadline.saturating_duration_since(Instant::now());
@@ -163,10 +148,8 @@ impl Node {
                 return Err(Refusal::LeaderNotFound);
             }
             let attempt = match inner.route() {
-                Route::Here => inner.lead(call, request.clone(), left).await,
-                Route::There { node, addr } => {
-                    inner.forward(node, &addr, call, &request, left).await
-                }
+                Route::Here => inner.lead(call, write.request.clone(), left).await,
+                Route::There { node, addr } => inner.forward(node, &addr, call, &write, left).await,
                 Route::Nowhere => Err(None),
             };
             match attempt {
@@ -213,31 +196,42 @@ impl Inner {
         }
     }
 
-    async fn lead(
+    /// Serves a call on the node that leads.
+    pub(crate) async fn lead(
         &self,
         call: Call,
         request: Request,
         timeout: Duration,
     ) -> Result<Served, NotLed> {
         match call {
-            Call::Execute => self.lead_write(WriteRequest { request, timeout }).await,
+            Call::Execute => self.lead_write(WriteRequest::new(request, timeout)).await,
             Call::Query(level) => {
-                self.lead_read(ReadRequest {
-                    request,
-                    level,
-                    timeout,
-                })
-                .await
+                let read = ReadRequest::new(request, level, timeout);
+                self.lead_read(read).await
             }
             Call::Request(level) => {
-                self.lead_request(ReadRequest {
-                    request,
-                    level,
-                    timeout,
-                })
-                .await
+                let read = ReadRequest::new(request, level, timeout);
+                self.lead_request(read).await
             }
         }
+    }
+
+    /// Whether a caller may do all of this here. Password checks take their time, so they run on a
+    /// thread of their own.
+    pub(crate) async fn permits(
+        &self,
+        caller: Option<Credentials>,
+        permissions: &'static [Permission],
+    ) -> bool {
+        let Some(authority) = self.options.authority.clone() else {
+            return true;
+        };
+        let asking = tokio::task::spawn_blocking(move || {
+            permissions
+                .iter()
+                .all(|&permission| authority.permits(caller.as_ref(), permission))
+        });
+        asking.await.unwrap_or(false)
     }
 
     /// A write on the node that leads.
@@ -257,10 +251,7 @@ impl Inner {
         if self.is_read_only(&read.request).await.map_err(Some)? {
             return self.lead_read(read).await;
         }
-        let ReadRequest {
-            request, timeout, ..
-        } = read;
-        self.lead_write(WriteRequest { request, timeout }).await
+        self.lead_write(read.into()).await
     }
 
     /// Hands a request to the leader. Whatever may have been executed there is never sent again.
@@ -269,14 +260,15 @@ impl Inner {
         node: u64,
         addr: &str,
         call: Call,
-        request: &Request,
+        write: &WriteRequest,
         timeout: Duration,
     ) -> Result<Served, NotLed> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         let forward = Forward {
             call,
-            request: request.clone(),
+            request: write.request.clone(),
             timeout_ms,
+            caller: write.caller.clone(),
         };
         let body = Bytes::from(wire::encode(&forward));
         let peer = self.endpoint.peer(addr, Some(node));
@@ -340,6 +332,17 @@ impl Inner {
     /// This node as the others know it.
     pub(crate) fn member(&self) -> &Member {
         &self.membership.member
+    }
+}
+
+impl From<ReadRequest> for WriteRequest {
+    /// The level travels with the call.
+    fn from(read: ReadRequest) -> Self {
+        Self {
+            request: read.request,
+            timeout: read.timeout,
+            caller: read.caller,
+        }
     }
 }
 

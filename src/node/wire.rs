@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Level, Refusal, Served};
+use super::caller::{Credentials, Permission};
 use crate::raft::{LeaderId, LogId, Member, Vote};
 use crate::sqlite::Request;
 
@@ -155,6 +156,7 @@ pub(crate) struct Forward {
     pub(crate) call: Call,
     pub(crate) request: Request,
     pub(crate) timeout_ms: u64,
+    pub(crate) caller: Option<Credentials>,
 }
 
 /// What the leader is asked to do.
@@ -163,6 +165,17 @@ pub(crate) enum Call {
     Execute,
     Query(Level),
     Request(Level),
+}
+
+impl Call {
+    /// What a caller needs for it, and the word for it in rqlite's refusals.
+    pub(crate) fn permissions(self) -> (&'static [Permission], &'static str) {
+        match self {
+            Self::Execute => (&[Permission::Execute], "Execute"),
+            Self::Query(_) => (&[Permission::Query], "query"),
+            Self::Request(_) => (&[Permission::Query, Permission::Execute], "Request"),
+        }
+    }
 }
 
 /// The leader's answer.

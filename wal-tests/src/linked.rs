@@ -251,7 +251,7 @@ impl LinkedCluster {
         let request = request(sql, Shape::Execute);
         let node = self.node(node);
         self.runtime
-            .block_on(node.execute(WriteRequest { request, timeout }))
+            .block_on(node.execute(WriteRequest::new(request, timeout)))
     }
 
     /// Runs statements that are certain to be committed, on a node.
@@ -278,7 +278,7 @@ impl LinkedCluster {
         let request = request(sql, Shape::Execute);
         let node = self.node(node);
         self.runtime
-            .spawn(async move { node.execute(WriteRequest { request, timeout }).await })
+            .spawn(async move { node.execute(WriteRequest::new(request, timeout)).await })
     }
 
     /// The same through the door for reads and writes alike.
@@ -293,11 +293,7 @@ impl LinkedCluster {
         let request = request(sql, Shape::Unified);
         let node = self.node(node);
         self.runtime.spawn(async move {
-            let read = ReadRequest {
-                request,
-                level,
-                timeout,
-            };
+            let read = ReadRequest::new(request, level, timeout);
             node.request(read).await
         })
     }
@@ -308,11 +304,7 @@ impl LinkedCluster {
         let request = request(&[sql], Shape::Query);
         let node = self.node(node);
         self.runtime.spawn(async move {
-            let read = ReadRequest {
-                request,
-                level,
-                timeout,
-            };
+            let read = ReadRequest::new(request, level, timeout);
             node.query(read).await
         })
     }

@@ -116,10 +116,7 @@ async fn close(node: Node, dir: &Path) {
 }
 
 async fn execute(node: &Node, sql: &str) {
-    let served = node.execute(WriteRequest {
-        request: request(sql, Shape::Execute),
-        timeout: PATIENCE,
-    });
+    let served = node.execute(WriteRequest::new(request(sql, Shape::Execute), PATIENCE));
     let reply = served.await.unwrap().reply;
     for outcome in reply.outcomes {
         assert!(!matches!(outcome.answer, Answer::Failed(_)), "{sql}");
@@ -127,11 +124,8 @@ async fn execute(node: &Node, sql: &str) {
 }
 
 async fn rows(node: &Node, level: Level) -> i64 {
-    let served = node.query(ReadRequest {
-        request: request("SELECT count(*) FROM big", Shape::Query),
-        level,
-        timeout: PATIENCE,
-    });
+    let request = request("SELECT count(*) FROM big", Shape::Query);
+    let served = node.query(ReadRequest::new(request, level, PATIENCE));
     match &served.await.unwrap().reply.outcomes[0].answer {
         Answer::Rows(rows) => match rows.values[0][0] {
             Value::Integer(count) => count,

@@ -92,7 +92,7 @@ async fn write(writer: usize, nodes: Vec<SharedNode>, record: Arc<Record>, mut r
         let rows = rows(writer, requests, &mut random);
         let timeout = Duration::from_millis(500 + 500 * random.below(8) as u64);
         let request = insert(&rows);
-        let outcome = node.execute(WriteRequest { request, timeout }).await;
+        let outcome = node.execute(WriteRequest::new(request, timeout)).await;
         let fate = fate(&outcome);
         let request = format!("{writer}-{requests}");
         let attempts = rows.into_iter().map(|(key, payload)| Attempt {

@@ -52,7 +52,7 @@ fn a_follower_behind_the_log_receives_the_database_while_writes_go_on() {
                     let sql = format!("INSERT INTO t(v) VALUES('writer {writer}')");
                     let request = request(&[&sql], Shape::Execute);
                     let timeout = PATIENCE;
-                    let served = node.execute(WriteRequest { request, timeout }).await;
+                    let served = node.execute(WriteRequest::new(request, timeout)).await;
                     served.unwrap();
                     written += 1;
                 }
