@@ -98,6 +98,8 @@ struct Table {
     everybody: Permissions,
     /// Checked in vain where no hash of the user's own is: the costliest in the file.
     decoy: Option<Hash>,
+    /// Passwords in clear text.
+    plain: usize,
 }
 
 struct User {
@@ -141,6 +143,11 @@ impl Users {
         let key = key.map_err(|_| UsersError::Random)?;
         let watched = Watched::new([path]);
         let table = Table::new(path, &read(path)?, &key)?;
+        if table.plain > 0 {
+            tracing::warn!(file = %path.display(), users = table.plain,
+                "the users file has passwords in clear text; hash them with \
+                 `wallaby hash-password`");
+        }
         // Some ways of handing secrets to a container cannot do better, so it is not refused.
         let metadata = std::fs::metadata(path);
         if metadata.is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0) {
@@ -261,8 +268,8 @@ impl Table {
             users: HashMap::new(),
             everybody: Permissions::default(),
             decoy: None,
+            plain: 0,
         };
-        let mut plain = 0;
         for (position, entry) in (1..).zip(entries) {
             let failed = |why: String| UsersError::Entry {
                 file: file.to_owned(),
@@ -301,7 +308,7 @@ impl Table {
                 let verified = OnceLock::new();
                 Secret::Hashed { hash, verified }
             } else {
-                plain += 1;
+                table.plain += 1;
                 Secret::Plain(tag(key, password))
             };
             let user = User {
@@ -313,11 +320,6 @@ impl Table {
                 tracing::warn!(file = %file.display(), entry = position, username,
                     "a user stands twice in the users file; the later entry counts");
             }
-        }
-        if plain > 0 {
-            tracing::warn!(file = %file.display(), users = plain,
-                "the users file has passwords in clear text; hash them with \
-                 `wallaby hash-password`");
         }
         Ok(table)
     }
