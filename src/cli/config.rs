@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use wallaby::http::QueueOptions;
 use wallaby::node::NodeOptions;
 
 use crate::cli::flags::ServeFlags;
@@ -20,6 +21,8 @@ pub(crate) struct ServeConfig {
     pub(crate) http_addr: String,
     /// Bytes of the largest HTTP body that is read.
     pub(crate) http_body_bytes_max: usize,
+    /// How queued writes are batched.
+    pub(crate) queue: QueueOptions,
     /// Targets of `-join` given as `http://host:port`: nodes to be asked for their Raft address.
     pub(crate) join_http: Vec<String>,
     /// What is logged where RUST_LOG is not set.
@@ -112,6 +115,12 @@ impl ServeConfig {
             node,
             http_addr: flags.http_addr,
             http_body_bytes_max: flags.http_max_body,
+            queue: QueueOptions {
+                capacity: flags.write_queue_capacity,
+                batch_size: flags.write_queue_batch_size,
+                batch_time_max: flags.write_queue_timeout,
+                transaction: flags.write_queue_tx,
+            },
             join_http,
             log_level,
             die_with_parent: flags.die_with_parent,
@@ -200,6 +209,9 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
     within("spool-bytes", flags.spool_bytes, 64 << 10, 1 << 40)?;
     within("log-tail", flags.log_tail, 0, 1 << 40)?;
     within("log-segment", flags.log_segment, 1 << 20, 1 << 30)?;
+    let (capacity, batch) = (flags.write_queue_capacity, flags.write_queue_batch_size);
+    within("write-queue-capacity", capacity as u64, 1, 1 << 20)?;
+    within("write-queue-batch-size", batch as u64, 1, 4096)?;
     within("bootstrap-expect", flags.bootstrap_expect, 0, 99)?;
     if flags.raft_snap_wal_size != 0 {
         within(

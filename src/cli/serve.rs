@@ -98,6 +98,7 @@ async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     let node = Node::open(config.node).await?;
     let options = HttpOptions {
         body_bytes_max: config.http_body_bytes_max,
+        queue: config.queue,
         ..HttpOptions::default()
     };
     let (signalled, failed) = (stop_signal()?, out_of_service(&node));

@@ -19,7 +19,7 @@ use super::parameters::{self, Parameters};
 use super::refusal::{self, JSON};
 use super::routes::{self, Endpoint};
 use super::server::Server;
-use super::{image, nodes, readiness, statements, status};
+use super::{image, leader, nodes, readiness, removal, statements, status};
 
 const VERSION: HeaderName = HeaderName::from_static("x-rqlite-version");
 
@@ -73,19 +73,19 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
     }
     match route.endpoint {
         Endpoint::Image => image::answer(server).await,
+        Endpoint::Leader => leader::answer(server, &parameters, request, None).await,
         Endpoint::Nodes => nodes::answer(server, &parameters).await,
         Endpoint::Ready => readiness::answer(server, &parameters).await,
+        Endpoint::Remove => removal::answer(server, &parameters, request, None).await,
         Endpoint::Statements(shape) => statements::answer(server, shape, parameters, request).await,
         Endpoint::Status => status::answer(server, &parameters),
         Endpoint::Backup
         | Endpoint::Boot
         | Endpoint::Console
-        | Endpoint::Leader
         | Endpoint::Licenses
         | Endpoint::Load
         | Endpoint::Profile
         | Endpoint::Reap
-        | Endpoint::Remove
         | Endpoint::Root
         | Endpoint::Snapshot
         | Endpoint::Sql

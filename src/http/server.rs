@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::node::Node;
 
+use super::queue::{Queue, QueueOptions, QueueStatus};
 use super::router;
 
 /// After a failed accept (usually: out of descriptors) the next attempt waits this long.
@@ -35,6 +36,8 @@ pub struct HttpOptions {
     /// How long a client may take to send the headers of a request, the wait on an idle
     /// connection included.
     pub header_time_max: Duration,
+    /// How queued writes are batched.
+    pub queue: QueueOptions,
     /// How long calls under way may take to finish once the server is told to stop.
     pub stop_time_max: Duration,
 }
@@ -47,6 +50,7 @@ impl Default for HttpOptions {
             body_pause_max: Duration::from_secs(30),
             connections_max: 4096,
             header_time_max: Duration::from_secs(60),
+            queue: QueueOptions::default(),
             stop_time_max: Duration::from_secs(10),
         }
     }
@@ -59,6 +63,25 @@ pub(super) struct Server {
     /// The address that the listener is bound to.
     pub(super) bind_addr: String,
     pub(super) started: SystemTime,
+    /// Writes that were accepted and are yet to be sent.
+    pub(super) queue: Queue,
+}
+
+impl Server {
+    /// How URLs of the nodes of this cluster begin.
+    pub(super) fn scheme(&self) -> &'static str {
+        "http"
+    }
+
+    /// The URL of a node's HTTP interface, without a path.
+    pub(super) fn url(&self, http_addr: &str) -> String {
+        format!("{}://{http_addr}", self.scheme())
+    }
+
+    /// The state of the queue of writes.
+    pub(super) fn queue_status(&self) -> QueueStatus {
+        self.queue.status()
+    }
 }
 
 /// Serves the HTTP interface of a node until `stop` is ready, then lets the calls under way finish
@@ -73,7 +96,9 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let bind_addr = listener.local_addr()?.to_string();
+    let queue = Queue::start(node.clone(), options.queue);
     let server = Arc::new(Server {
+        queue,
         node,
         options,
         bind_addr,
@@ -117,6 +142,7 @@ pub async fn serve(
     if timeout(options.stop_time_max, finished).await.is_err() {
         tracing::warn!("HTTP calls still under way were cut off");
     }
+    server.queue.close(options.stop_time_max).await;
     Ok(())
 }
 

@@ -60,6 +60,17 @@ impl Node {
         self.inner().ok()?.leader()
     }
 
+    /// The leader, if it is another node; `None` if it is this one.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::LeaderNotFound`], and what keeps this node from serving.
+    pub fn leader_elsewhere(&self) -> Result<Option<MemberStatus>, Refusal> {
+        let leader = self.inner()?.leader().ok_or(Refusal::LeaderNotFound)?;
+        let me = self.shell.membership.raft_id();
+        Ok(Some(leader).filter(|leader| leader.raft_id != me))
+    }
+
     /// The leader, asked whether it is there for up to the time-out.
     pub async fn leader_asked(&self, timeout: Duration) -> Option<MemberStatus> {
         let inner = self.inner().ok()?;
