@@ -403,9 +403,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const BYTES_MAX: usize = 128 << 20;
 /// One group of the leader's write path takes as much.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// Longer than a change of leaders takes: what times out while it is in flight is of unknown
-/// outcome, and lost.
-const ATTEMPT: Duration = Duration::from_secs(30);
+/// Nobody is in a hurry here, and what times out while it waits for the quorum is of unknown
+/// outcome, and lost: as long as it may take until a quorum is back.
+const ATTEMPT: Duration = Duration::from_secs(3600);
 const PAUSE: Duration = Duration::from_millis(250);
 /// With the pause: five seconds of refusals for one and the same request.
 const REFUSALS_MAX: u32 = 20;

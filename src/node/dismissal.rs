@@ -35,7 +35,7 @@ impl Inner {
         let config = membership(&self.raft);
         let own = config.get_node(&me).is_some_and(|node| node.name == name);
         if own {
-            if let Err(why) = self.check_majority(&config, me, force) {
+            if let Err(why) = self.check_majority(&config, me, force).await {
                 return Report::Impossible(why);
             }
             return match self.step_down(None, true, timeout).await {
@@ -57,7 +57,7 @@ impl Inner {
         }
     }
 
-    async fn remove(&self, name: &str, force: bool) -> Report {
+    async fn remove(self: &Arc<Self>, name: &str, force: bool) -> Report {
         let _one = self.admission.changing.lock().await;
         if !self.raft.is_leader() {
             return Report::NotLeader;
@@ -69,7 +69,7 @@ impl Inner {
         }
         let named = config.nodes().filter(|(_, node)| node.name == name);
         for id in named.map(|(id, _)| *id).collect::<Vec<_>>() {
-            if let Err(why) = self.check_majority(&config, id, force) {
+            if let Err(why) = self.check_majority(&config, id, force).await {
                 return Report::Impossible(why);
             }
             if let Err(why) = self.let_go(&config, id).await {
@@ -95,28 +95,46 @@ impl Inner {
         change(&self.raft, removed, false).await
     }
 
-    /// Whether those that answer are a majority of the voters that would remain.
-    fn check_majority(&self, config: &Membership, id: u64, force: bool) -> Result<(), String> {
-        let me = self.membership.raft_id();
+    /// Whether those that answer are a majority of the voters that would remain. They are asked
+    /// now: one that answered a moment ago may be the reason why somebody tidies up.
+    async fn check_majority(
+        self: &Arc<Self>,
+        config: &Membership,
+        id: u64,
+        force: bool,
+    ) -> Result<(), String> {
         let voters: BTreeSet<u64> = config.voter_ids().collect();
         if !voters.contains(&id) {
             return Ok(());
         }
-        let rest: Vec<u64> = voters.into_iter().filter(|voter| *voter != id).collect();
+        let mut rest = self.known_members();
+        rest.retain(|member| member.voter && member.raft_id != id);
         if rest.is_empty() {
             return Err("the last voter cannot be removed".to_owned());
         }
-        let answering = rest
-            .iter()
-            .filter(|voter| **voter == me || self.answers(**voter));
-        let answering = answering.count();
-        if answering * 2 > rest.len() || force {
+        if force {
+            return Ok(());
+        }
+        let voters = rest.len();
+        let asked: Vec<_> = rest
+            .into_iter()
+            .map(|member| {
+                let inner = Arc::clone(self);
+                tokio::spawn(async move { inner.ask(member, ASKED).await })
+            })
+            .collect();
+        let mut answering = 0;
+        for answer in asked {
+            let there = answer.await.is_ok_and(|member| member.reachable);
+            answering += usize::from(there);
+        }
+        if answering * 2 > voters {
             return Ok(());
         }
         Err(format!(
-            "of the {} voters that would remain only {answering} can be reached, which is no \
-             majority: the cluster would stop; bring the others up first, or add \"force\":true",
-            rest.len()
+            "of the {voters} voters that would remain only {answering} can be reached, which is \
+             no majority: the cluster would stop; bring the others up first, or add \
+             \"force\":true"
         ))
     }
 }
@@ -135,3 +153,5 @@ async fn told(raft: &Raft, id: u64) {
 }
 
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Far longer than a node that is well takes to answer.
+const ASKED: Duration = Duration::from_secs(2);

@@ -203,7 +203,7 @@ impl Inner {
     }
 
     /// The members as the effective membership has them, nobody asked.
-    fn known_members(&self) -> Vec<MemberStatus> {
+    pub(crate) fn known_members(&self) -> Vec<MemberStatus> {
         let leader = self.heard_leader();
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -222,7 +222,7 @@ impl Inner {
     }
 
     /// Asks a member whether it is there.
-    async fn ask(&self, mut member: MemberStatus, timeout: Duration) -> MemberStatus {
+    pub(crate) async fn ask(&self, mut member: MemberStatus, timeout: Duration) -> MemberStatus {
         let begun = Instant::now();
         if member.raft_id == self.membership.raft_id() {
             member.reachable = true;
