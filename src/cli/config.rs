@@ -25,6 +25,8 @@ pub(crate) struct ServeConfig {
     pub(crate) queue: QueueOptions,
     /// Targets of `-join` given as `http://host:port`: nodes to be asked for their Raft address.
     pub(crate) join_http: Vec<String>,
+    /// Files, directories and archives with SQLite extensions.
+    pub(crate) extensions: Vec<PathBuf>,
     /// What is logged where RUST_LOG is not set.
     pub(crate) log_level: tracing::level_filters::LevelFilter,
     /// The parent whose end is to be this process's end too.
@@ -122,6 +124,7 @@ impl ServeConfig {
                 transaction: flags.write_queue_tx,
             },
             join_http,
+            extensions: flags.extensions_path,
             log_level,
             die_with_parent: flags.die_with_parent,
         })
