@@ -24,6 +24,8 @@ pub(crate) struct ServeConfig {
     /// Targets of `-join` given as `http://host:port` or `https://host:port`: nodes to be asked for
     /// their Raft address.
     pub(crate) join_http: Vec<String>,
+    /// Files, directories and archives with SQLite extensions.
+    pub(crate) extensions: Vec<PathBuf>,
     /// What is logged where RUST_LOG is not set.
     pub(crate) log_level: tracing::level_filters::LevelFilter,
     /// The parent whose end is to be this process's end too.
@@ -118,6 +120,7 @@ impl ServeConfig {
             http_addr: flags.http_addr,
             http,
             join_http,
+            extensions: flags.extensions_path,
             log_level,
             die_with_parent: flags.die_with_parent,
         })

@@ -6,6 +6,7 @@
 mod arguments;
 mod config;
 mod demo;
+mod extensions;
 mod flags;
 mod hash_password;
 mod http_config;

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use wallaby::node::Node;
 
 use crate::cli::config::ServeConfig;
+use crate::cli::extensions::{self, ExtensionsError};
 use crate::cli::http_config::{self, HttpFileError, HttpParts};
 use crate::cli::join::{self, JoinError, JoinTerms};
 use crate::cli::logging;
@@ -17,6 +18,9 @@ use crate::cli::logging;
 /// Why the node did not start or did not stop in order.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
+    /// An extension cannot be loaded.
+    #[error(transparent)]
+    Extensions(#[from] ExtensionsError),
     /// A file of the HTTP interface cannot be used.
     #[error(transparent)]
     Http(#[from] HttpFileError),
@@ -73,6 +77,7 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
     };
     let joined = join::raft_addresses(&config.join_http, &config.data_dir, &how)?;
     config.node.join.extend(joined);
+    config.node.extensions = extensions::open(&config.extensions, &config.data_dir)?;
     config.node.join_as.clone_from(&http.join_as);
     config.node.authority = http_config::authority(&http.options);
     let runtime = tokio::runtime::Builder::new_multi_thread()

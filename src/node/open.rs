@@ -300,6 +300,7 @@ impl Assembly {
             writer: WriterOptions {
                 foreign_keys: options.foreign_keys,
                 limits,
+                extensions: options.extensions.clone(),
             },
             readers: ReadersOptions {
                 foreign_keys: options.foreign_keys,
@@ -307,6 +308,7 @@ impl Assembly {
                 path: options.data_dir.join(StartLock::FILE_NAME),
                 queue_max: READS_WAITING_MAX,
                 limits,
+                extensions: options.extensions.clone(),
             },
             desk,
             log: from.log,
