@@ -364,7 +364,7 @@ impl Courier {
             Ok(_) => {}
             Err(refusal) => {
                 self.counts.requests_lost.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(sequence_number, statements, %refusal, "a queued write was given up");
+                tracing::error!(sequence_number, %refusal, "a queued write was given up");
             }
         }
         self.counts.waiting.fetch_sub(1, Ordering::Relaxed);

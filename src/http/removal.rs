@@ -58,9 +58,8 @@ fn target(body: &[u8]) -> Option<(String, bool)> {
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else {
         return None;
     };
-    let name = match fields.remove("id") {
-        Some(Value::String(name)) => name,
-        _ => return None,
+    let Some(Value::String(name)) = fields.remove("id") else {
+        return None;
     };
     let force = match fields.remove("force") {
         None => false,

@@ -141,7 +141,7 @@ fn forwarded_answers_name_the_leader_by_its_raft_address() {
 }
 
 #[test]
-fn a_single_node_shows_itself_and_cannot_step_down_or_be_removed() {
+fn a_single_node_shows_itself_and_cannot_step_down() {
     let cluster = started(1);
     let address = cluster.address(0);
     let answer = send(address, "GET /leader", "", "");
@@ -197,6 +197,11 @@ fn a_single_node_shows_itself_and_cannot_step_down_or_be_removed() {
             );
         }
     }
+}
+
+#[test]
+fn only_a_member_that_is_named_is_removed_and_never_the_last_voter() {
+    let cluster = started(1);
     for body in [
         "",
         "{}",
@@ -363,21 +368,30 @@ fn members_are_removed_through_any_node_and_the_cluster_goes_on() {
     cluster.assert_healthy_logs();
 }
 
+/// Asks for the one row through an endpoint.
+fn ask(cluster: &ProcessCluster, node: usize, endpoint: &str, options: &str) -> (u16, String) {
+    let select = "[\"SELECT count(*) FROM t\"]";
+    let line = format!("POST {endpoint}?{options}");
+    let answer = send(cluster.address(node), &line, JSON, select);
+    (answer.status, answer.body)
+}
+
+fn is_fresh((status, body): &(u16, String)) -> bool {
+    *status == 200 && body.contains("[[1]]")
+}
+
+fn stale() -> (u16, String) {
+    let body = "{\"results\":[],\"error\":\"stale read\"}";
+    (200, body.to_owned())
+}
+
 #[test]
-fn a_follower_that_is_cut_off_knows_how_old_its_data_may_be() {
+fn freshness_counts_on_followers_for_reads_without_guarantee_only() {
     let mut cluster = started(3);
     insert(&cluster, 0);
     cluster.wait_all_ready();
     let leader = cluster.wait_leader();
     let (follower, other) = ((leader + 1) % 3, (leader + 2) % 3);
-    let select = "[\"SELECT count(*) FROM t\"]";
-    let ask = |cluster: &ProcessCluster, node: usize, endpoint: &str, options: &str| {
-        let line = format!("POST {endpoint}?{options}");
-        let answer = send(cluster.address(node), &line, JSON, select);
-        (answer.status, answer.body)
-    };
-    let stale = (200, "{\"results\":[],\"error\":\"stale read\"}".to_owned());
-    let is_fresh = |(status, body): &(u16, String)| *status == 200 && body.contains("[[1]]");
     for endpoint in ["/db/query", "/db/request"] {
         for options in [
             "freshness=10s",
@@ -390,13 +404,22 @@ fn a_follower_that_is_cut_off_knows_how_old_its_data_may_be() {
         }
         for strict in ["", "&freshness_strict"] {
             let nanosecond = format!("level=none&freshness=1ns{strict}");
-            assert_eq!(ask(&cluster, follower, endpoint, &nanosecond), stale);
+            assert_eq!(ask(&cluster, follower, endpoint, &nanosecond), stale());
             let answer = ask(&cluster, leader, endpoint, &nanosecond);
             assert!(is_fresh(&answer), "a leader is never stale: {answer:?}");
             let answer = ask(&cluster, follower, endpoint, "freshness=1ns");
             assert!(is_fresh(&answer), "only for level none: {answer:?}");
         }
     }
+}
+
+#[test]
+fn a_follower_that_is_cut_off_says_that_there_is_no_leader() {
+    let mut cluster = started(3);
+    insert(&cluster, 0);
+    cluster.wait_all_ready();
+    let leader = cluster.wait_leader();
+    let (follower, other) = ((leader + 1) % 3, (leader + 2) % 3);
     cluster.pause(leader);
     cluster.pause(other);
     std::thread::sleep(Duration::from_millis(2500));
@@ -410,7 +433,7 @@ fn a_follower_that_is_cut_off_knows_how_old_its_data_may_be() {
         )));
         for strict in ["", "&freshness_strict"] {
             let second = format!("level=none&freshness=1s{strict}");
-            assert_eq!(ask(&cluster, follower, endpoint, &second), stale);
+            assert_eq!(ask(&cluster, follower, endpoint, &second), stale());
         }
         for level in ["weak", "linearizable", "strong", "auto"] {
             let options = format!("level={level}&timeout=300ms");
