@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use wal_tests::cluster::{Formation, ProcessCluster};
+use wal_tests::offered;
 
 /// What ran: whether it succeeded, and all that it printed.
 struct Ended {
@@ -104,11 +105,13 @@ impl Setup {
             let leader = cluster.wait_leader();
             let node = (leader + 1) % nodes;
             let (address, leader) = (cluster.address(node), cluster.address(leader));
-            let offered = offered(&cluster, address);
+            let offered = offered::parts(cluster.client(), address);
             let used = parts.iter().filter(|part| offered.contains(*part));
             for program in programs {
                 let mut command = program();
                 command.args([address, leader]).args(used.clone());
+                // Proxies are for the way to registries, not to loopback.
+                command.envs([("NO_PROXY", "*"), ("no_proxy", "*")]);
                 let output = self.run(command);
                 assert!(output.contains("ok: "), "{}: {output}", self.what);
             }
@@ -116,28 +119,6 @@ impl Setup {
             cluster.assert_healthy_logs();
         }
     }
-}
-
-/// What the node answers beyond statements: the programs test these parts where they are there.
-fn offered(cluster: &ProcessCluster, address: &str) -> Vec<&'static str> {
-    let client = cluster.client();
-    let status = |path: &str| client.get(address, path).unwrap().status;
-    let flush = client.post(
-        address,
-        "/db/execute?queue&wait",
-        "application/json",
-        b"[\"SELECT 1\"]",
-    );
-    let load = client.post(address, "/db/load", "text/plain", b"");
-    let parts = [
-        // A leader has nowhere to lead to: this is a matter of followers.
-        ("redirect", status("/db/query?redirect&q=SELECT%201") == 301),
-        ("queue", flush.unwrap().body.contains("sequence_number")),
-        ("backup", status("/db/backup") == 200),
-        ("load", load.unwrap().status == 200),
-    ];
-    let offered = parts.into_iter().filter(|(_, offered)| *offered);
-    offered.map(|(part, _)| part).collect()
 }
 
 fn command(words: &[&str]) -> Command {
