@@ -110,8 +110,7 @@ impl Setup {
             for program in programs {
                 let mut command = program();
                 command.args([address, leader]).args(used.clone());
-                // Proxies are for the way to registries, not to loopback.
-                command.envs([("NO_PROXY", "*"), ("no_proxy", "*")]);
+                command.envs(NO_PROXIES);
                 let output = self.run(command);
                 assert!(output.contains("ok: "), "{}: {output}", self.what);
             }
@@ -247,13 +246,30 @@ fn the_javascript_client_works() {
     let mut install = command(&["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
     install.current_dir(&project);
     setup.run(install);
-    let program = || {
-        let mut command = command(&["node", "round_trip.js"]);
+    let node = |program: &str| {
+        let mut command = command(&["node", program]);
         command.current_dir(&project);
         command
     };
     let parts = ["redirect", "queue", "backup", "load"];
-    setup.round_trips(&[&program], &parts);
+    setup.round_trips(&[&|| node("round_trip.js")], &parts);
+    writes_of_unknown_outcome_are_sent_once(&setup, node("unknown.js"));
+}
+
+/// The program stops and resumes the followers itself.
+#[track_caller]
+fn writes_of_unknown_outcome_are_sent_once(setup: &Setup, mut program: Command) {
+    let mut cluster = ProcessCluster::start(3, &Formation::Join, &[]);
+    let leader = cluster.wait_leader();
+    program.arg(cluster.address(leader));
+    for node in (0..3).filter(|&node| node != leader) {
+        program.arg(cluster.process_id(node).to_string());
+    }
+    program.envs(NO_PROXIES);
+    let output = setup.run(program);
+    assert!(output.contains("ok: "), "{output}");
+    let _ = cluster.assert_identical();
+    cluster.assert_healthy_logs();
 }
 
 #[test]
@@ -303,6 +319,9 @@ fn the_go_client_works() {
 
 /// How long one command may take: an installation over a slow line on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Proxies are for the way to registries, not to loopback.
+const NO_PROXIES: [(&str, &str); 2] = [("NO_PROXY", "*"), ("no_proxy", "*")];
 
 /// How long a registry may take to show that it is there.
 const PROBE_PATIENCE: Duration = Duration::from_secs(120);
