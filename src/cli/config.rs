@@ -22,6 +22,8 @@ pub(crate) struct ServeConfig {
     pub(crate) http_body_bytes_max: usize,
     /// Targets of `-join` given as `http://host:port`: nodes to be asked for their Raft address.
     pub(crate) join_http: Vec<String>,
+    /// Files, directories and archives with SQLite extensions.
+    pub(crate) extensions: Vec<PathBuf>,
     /// What is logged where RUST_LOG is not set.
     pub(crate) log_level: tracing::level_filters::LevelFilter,
     /// The parent whose end is to be this process's end too.
@@ -113,6 +115,7 @@ impl ServeConfig {
             http_addr: flags.http_addr,
             http_body_bytes_max: flags.http_max_body,
             join_http,
+            extensions: flags.extensions_path,
             log_level,
             die_with_parent: flags.die_with_parent,
         })

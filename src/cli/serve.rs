@@ -11,12 +11,16 @@ use wallaby::http::HttpOptions;
 use wallaby::node::Node;
 
 use crate::cli::config::ServeConfig;
+use crate::cli::extensions::{self, ExtensionsError};
 use crate::cli::join::{self, JoinError};
 use crate::cli::logging;
 
 /// Why the node did not start or did not stop in order.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
+    /// An extension cannot be loaded.
+    #[error(transparent)]
+    Extensions(#[from] ExtensionsError),
     /// A node to join does not say how to.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -55,6 +59,7 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
     }
     let joined = join::raft_addresses(&config.join_http, &config.data_dir)?;
     config.node.join.extend(joined);
+    config.node.extensions = extensions::open(&config.extensions, &config.data_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("wallaby-http")

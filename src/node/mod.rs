@@ -71,7 +71,8 @@ pub use running::Node;
 pub use stages::Stage;
 
 pub use crate::sqlite::{
-    Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value,
+    Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
+    Value,
 };
 pub use crate::transport::ClusterKey;
 
