@@ -40,6 +40,7 @@ mod gate;
 mod health;
 mod identity;
 mod image;
+mod join_gate;
 mod manifest;
 mod membership;
 mod network;
