@@ -6,12 +6,14 @@
 //! the writers in [`json`], [`date`] and [`duration`], which follow Go's standard library because
 //! rqlite's clients were written against its output.
 
+mod backup;
 mod body;
 mod cell;
 pub mod date;
 pub mod duration;
 mod image;
 pub mod json;
+mod load;
 pub mod nodes;
 pub mod parameters;
 mod readiness;
@@ -23,6 +25,7 @@ pub mod routes;
 mod server;
 mod statements;
 mod status;
+mod upkeep;
 
 pub use cell::Unrenderable;
 pub use server::{HttpOptions, serve};

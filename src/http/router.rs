@@ -19,7 +19,7 @@ use super::parameters::{self, Parameters};
 use super::refusal::{self, JSON};
 use super::routes::{self, Endpoint};
 use super::server::Server;
-use super::{image, nodes, readiness, statements, status};
+use super::{backup, image, load, nodes, readiness, statements, status, upkeep};
 
 const VERSION: HeaderName = HeaderName::from_static("x-rqlite-version");
 
@@ -72,22 +72,22 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
         return response;
     }
     match route.endpoint {
+        Endpoint::Backup => backup::answer(server, &parameters, None).await,
+        Endpoint::Boot => load::boot(server, &parameters, None, request).await,
         Endpoint::Image => image::answer(server).await,
+        Endpoint::Load => load::answer(server, &parameters, None, request).await,
         Endpoint::Nodes => nodes::answer(server, &parameters).await,
         Endpoint::Ready => readiness::answer(server, &parameters).await,
+        Endpoint::Reap => upkeep::reap(server).await,
+        Endpoint::Snapshot => upkeep::snapshot(server, &parameters).await,
         Endpoint::Statements(shape) => statements::answer(server, shape, parameters, request).await,
         Endpoint::Status => status::answer(server, &parameters),
-        Endpoint::Backup
-        | Endpoint::Boot
-        | Endpoint::Console
+        Endpoint::Console
         | Endpoint::Leader
         | Endpoint::Licenses
-        | Endpoint::Load
         | Endpoint::Profile
-        | Endpoint::Reap
         | Endpoint::Remove
         | Endpoint::Root
-        | Endpoint::Snapshot
         | Endpoint::Sql
         | Endpoint::Variables => refusal::empty(StatusCode::NOT_FOUND),
     }

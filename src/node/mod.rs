@@ -13,6 +13,7 @@
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
+//! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
 //! | `health`, `notices`, `stages` | what is wrong, what an operator is told, how far things are |
@@ -31,6 +32,7 @@ mod admission;
 mod api;
 mod append_frame;
 mod apply;
+mod backup;
 mod caller;
 mod error;
 mod fence;
@@ -40,6 +42,7 @@ mod gate;
 mod health;
 mod identity;
 mod image;
+mod load;
 mod manifest;
 mod membership;
 mod network;
@@ -55,20 +58,26 @@ mod read;
 mod recovery;
 mod rounds;
 mod running;
+mod scratch;
 mod spool;
 mod stages;
 mod status;
 mod tasks;
+mod upkeep;
+mod upload;
 mod wire;
 mod write;
 
 pub use api::{Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served, WriteRequest};
+pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
 pub use error::Error;
 pub use image::ImageReader;
 pub use options::NodeOptions;
 pub use running::Node;
 pub use stages::Stage;
+pub use upkeep::Checkpointed;
+pub use upload::{Content, Upload};
 
 pub use crate::sqlite::{
     Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value,

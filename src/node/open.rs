@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use openraft::{Config, SnapshotPolicy};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::Raft;
 use super::admission::Admission;
 use super::apply::StateMachine;
+use super::backup::BACKUPS_MAX;
 use super::error::Error;
 use super::flight::Flights;
 use super::frontier::Frontier;
@@ -257,6 +258,8 @@ impl Assembly {
             writes,
             rounds,
             watches,
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
+            loads: Arc::new(Semaphore::new(1)),
             is_closing: AtomicBool::new(false),
         });
         drop(self.handler_node.set(Arc::downgrade(&inner)));

@@ -20,7 +20,10 @@ use super::image::Held;
 use super::outlets::{Extent, Outlets};
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::proposer::Ticket;
+use super::scratch::Scratch;
 use super::spool::Spool;
+use super::upkeep::Checkpointed;
+use super::upload::Upload;
 use crate::raft::StoredMembership;
 use crate::raft::codec::encode_membership;
 use crate::raft::log::Log;
@@ -55,6 +58,16 @@ pub(crate) enum Job {
         ticket: Ticket,
         done: oneshot::Sender<Option<GroupEnd>>,
     },
+    /// Checkpoint as far as possible now.
+    Checkpoint {
+        done: oneshot::Sender<Result<Checkpointed, String>>,
+    },
+    /// Load something, as a group of its own.
+    Load {
+        load: Load,
+        ticket: Ticket,
+        done: oneshot::Sender<Option<GroupEnd>>,
+    },
     /// Answer those who asked for a frozen image.
     Hold,
     /// Publish an accepted delta of another node; for a last part, with the parts before it.
@@ -69,6 +82,18 @@ pub(crate) enum Job {
         spool: Spool,
         done: oneshot::Sender<Result<(), Error>>,
     },
+}
+
+/// What is loaded.
+pub(crate) enum Load {
+    /// A SQLite file that was found fit.
+    Database {
+        path: PathBuf,
+        /// The file is one of these, and goes with them.
+        _files: (Arc<Upload>, Scratch),
+    },
+    /// A long SQL text.
+    Script(Request),
 }
 
 /// What the owner needs besides its jobs.
@@ -232,6 +257,15 @@ impl OwnerThread {
                 let _ = done.send(end);
                 self.checkpoint_when_due();
             }
+            Job::Load { load, ticket, done } => {
+                let end = self.run_load(load, ticket);
+                self.publish_extent();
+                let _ = done.send(end);
+                self.checkpoint_when_due();
+            }
+            Job::Checkpoint { done } => {
+                let _ = done.send(self.checkpoint_now());
+            }
             Job::Inject {
                 delta,
                 earlier,
@@ -287,6 +321,28 @@ impl OwnerThread {
         Some(GroupEnd {
             replies: end.replies,
             rest,
+            sql_commit: end.sql_commit,
+            landed,
+            is_stepwise,
+        })
+    }
+
+    fn run_load(&mut self, load: Load, ticket: Ticket) -> Option<GroupEnd> {
+        let State::Open(open) = &mut self.state else {
+            return None;
+        };
+        self.context.desk.open(ticket);
+        let end = match &load {
+            Load::Database { path, .. } => {
+                open.writer.replace(open.database.connection_mut(), path)
+            }
+            Load::Script(request) => open.writer.run_script(open.database.connection(), request),
+        };
+        let landed = self.context.desk.close();
+        let is_stepwise = matches!(&load, Load::Script(request) if Writer::runs_alone(request));
+        Some(GroupEnd {
+            replies: end.replies,
+            rest: Vec::new(),
             sql_commit: end.sql_commit,
             landed,
             is_stepwise,
@@ -426,6 +482,28 @@ impl OwnerThread {
         if used && behind {
             self.try_checkpoint(SHORT_WAIT);
         }
+    }
+
+    /// A checkpoint that was asked for.
+    fn checkpoint_now(&mut self) -> Result<Checkpointed, String> {
+        let settled = self.context.desk.frontier.state().fence.settled();
+        let recorded = self.context.outlets.recorded.borrow().clone();
+        let recorded = recorded.map(|recorded| recorded.applied);
+        let State::Open(open) = &self.state else {
+            return Err("the database does not exist yet".to_owned());
+        };
+        let has_moved_wal = !open.database.is_backfilled().unwrap_or(true);
+        if recorded == settled {
+            return Ok(Checkpointed::default());
+        }
+        if !self.try_checkpoint(RECORD_WAIT) {
+            let blocked = self.context.outlets.blocked.borrow().clone();
+            return Err(blocked.unwrap_or_else(|| "this node has stopped serving".to_owned()));
+        }
+        Ok(Checkpointed {
+            has_moved_wal,
+            has_recorded: true,
+        })
     }
 
     /// Moves the WAL into the main file and, if all of it went, makes the record durable. Failures

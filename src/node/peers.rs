@@ -11,6 +11,8 @@ use openraft::raft::{StreamAppendError, TransferLeaderRequest, VoteRequest};
 use super::admission::Admission;
 use super::append_frame;
 use super::apply::SnapshotData;
+use super::backup::{Asked, Asking};
+use super::load::Loading;
 use super::manifest::Manifest;
 use super::membership::Membership;
 use super::running::Inner;
@@ -65,6 +67,10 @@ impl Handler for Shared {
                 (kind::SNAPSHOT, Some(_), Some(raft)) => {
                     receive_snapshot(raft, peers.dir.clone(), &first, frames, replies).await
                 }
+                (kind::LOAD, Some(_), Some(_)) => {
+                    let node = peers.node.get().and_then(Weak::upgrade);
+                    receive_load(node, &first, frames, replies).await
+                }
                 _ => Err("not served to this peer".to_owned()),
             };
             if let Err(what) = outcome {
@@ -116,6 +122,14 @@ impl Peers {
                     Refusal::Unknown(why.to_owned())
                 };
                 Ok(wire::encode(&Forwarded::Refused(refusal)))
+            }
+            kind::READ_INDEX => {
+                let asking: Asking = wire::decode(&body)?;
+                let asked = match self.node.get().and_then(Weak::upgrade) {
+                    Some(inner) => inner.asked_index(asking).await,
+                    None => Asked::NotLeader,
+                };
+                Ok(wire::encode(&asked))
             }
             kind::JOIN => {
                 let joining: Joining = wire::decode(&body)?;
@@ -266,6 +280,24 @@ async fn spool_snapshot(dir: PathBuf, mut frames: FrameReader) -> Result<Spool, 
         writer = blocking(move || writer.push(&run).map(|()| writer)).await?;
     }
     blocking(move || writer.finish()).await
+}
+
+/// Receives data for the database on behalf of the node that a client sent it to.
+async fn receive_load(
+    node: Option<Arc<Inner>>,
+    first: &Bytes,
+    frames: FrameReader,
+    mut replies: FrameWriter,
+) -> Result<(), String> {
+    let loading: Loading = wire::decode(first)?;
+    let reply = match node {
+        Some(inner) => inner.receive_load(loading, frames).await?,
+        None => Forwarded::NotLeader,
+    };
+    let sent = replies.send(&wire::encode(&reply), &[]).await;
+    sent.map_err(|error| error.to_string())?;
+    replies.finish();
+    Ok(())
 }
 
 async fn install(raft: &Raft, vote: Vote, spool: Spool) -> SnapshotReply {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver as _;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::Raft;
 use super::api::{Level, ReadRequest, Refusal, Served, WriteRequest};
@@ -63,12 +63,16 @@ pub(crate) struct Inner {
     pub(crate) writes: WriteQueue,
     pub(crate) rounds: Rounds,
     pub(crate) watches: Watches,
+    /// Places for backups on their way to clients.
+    pub(crate) backups: Arc<Semaphore>,
+    /// The place for a load.
+    pub(crate) loads: Arc<Semaphore>,
     /// Set when the node is closed: no group begins any more.
     pub(crate) is_closing: AtomicBool,
 }
 
 /// Where a request has to go.
-enum Route {
+pub(crate) enum Route {
     Here,
     Nowhere,
     There { node: u64, addr: String },
@@ -180,7 +184,7 @@ impl Inner {
             .then_some(leader)
     }
 
-    fn route(&self) -> Route {
+    pub(crate) fn route(&self) -> Route {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         match metrics.current_leader {
