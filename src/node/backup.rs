@@ -27,7 +27,7 @@ use super::running::{Inner, Node, NotLed, Route};
 use super::scratch::{Scratch, check_room};
 use super::wire::{self, kind};
 use super::write::ROUTE_INTERVAL;
-use crate::sqlite::{self, JournalMode};
+use crate::sqlite::{self, Extensions, JournalMode};
 use crate::transport::Priority;
 
 /// What a copy looks like.
@@ -65,6 +65,7 @@ pub struct Backup {
     form: BackupForm,
     is_compressed: bool,
     bytes: u64,
+    extensions: Extensions,
     _place: OwnedSemaphorePermit,
 }
 
@@ -93,7 +94,8 @@ impl Backup {
 
     fn write_plain(&self, out: &mut dyn Write) -> io::Result<()> {
         if let BackupForm::Sql(tables) = &self.form {
-            return sqlite::dump(self.file.path(), tables, out).map_err(io::Error::other);
+            return sqlite::dump(self.file.path(), tables, &self.extensions, out)
+                .map_err(io::Error::other);
         }
         let copied = io::copy(&mut File::open(self.file.path())?, out)?;
         if copied == self.bytes {
@@ -129,18 +131,20 @@ impl Node {
         }
         let held = inner.owner.hold().await.ok_or_else(missing)?;
         let dir = inner.options.data_dir.clone();
+        let extensions = inner.options.extensions.clone();
         let BackupRequest {
             form,
             is_compressed,
             ..
         } = request;
         let making = tokio::task::spawn_blocking(move || {
-            let (file, bytes) = make(&dir, held, &form)?;
+            let (file, bytes) = make(&dir, held, &form, &extensions)?;
             Ok(Backup {
                 file,
                 form,
                 is_compressed,
                 bytes,
+                extensions,
                 _place: place,
             })
         });
@@ -235,7 +239,12 @@ pub(crate) enum Asked {
 }
 
 /// Copies the frozen pages, lets go of them, and gives the copy its form.
-fn make(dir: &Path, held: Held, form: &BackupForm) -> Result<(Scratch, u64), Refusal> {
+fn make(
+    dir: &Path,
+    held: Held,
+    form: &BackupForm,
+    extensions: &Extensions,
+) -> Result<(Scratch, u64), Refusal> {
     let failed = |error: &dyn std::fmt::Display| {
         Refusal::Failed(format!("the backup could not be made: {error}"))
     };
@@ -258,7 +267,8 @@ fn make(dir: &Path, held: Held, form: &BackupForm) -> Result<(Scratch, u64), Ref
     let compacted = Scratch::name(dir).map_err(|error| failed(&error))?;
     // Made here, so that nobody else can read what SQLite writes into it.
     compacted.create().map_err(|error| failed(&error))?;
-    sqlite::compact(file.path(), compacted.path(), page_bytes, VACUUM_TIME_MAX)
+    let (from, into) = (file.path(), compacted.path());
+    sqlite::compact(from, into, page_bytes, extensions, VACUUM_TIME_MAX)
         .map_err(|error| failed(&error))?;
     let metadata = std::fs::metadata(compacted.path()).map_err(|error| failed(&error))?;
     Ok((compacted, metadata.len()))

@@ -26,7 +26,7 @@ use super::scratch::{Scratch, check_room};
 use super::upload::{Content, Upload, blocking, failed};
 use super::wire::{self, Forwarded, kind};
 use super::write::{ROUTE_INTERVAL, served, write_alone};
-use crate::sqlite::{self, Reply, Request, Shape, Statement, Unfit};
+use crate::sqlite::{self, Extensions, Reply, Request, Shape, Statement, Unfit};
 use crate::transport::{FrameReader, FrameWriter, Priority};
 
 /// "Load what follows", with how much that is.
@@ -120,7 +120,8 @@ impl Inner {
         let patience = timeout + time_for(upload.bytes());
         let page_bytes = self.watches.extent.borrow().page_size;
         let source = Arc::clone(upload);
-        let load = blocking(move || prepare(source, page_bytes, patience)).await;
+        let extensions = self.options.extensions.clone();
+        let load = blocking(move || prepare(source, page_bytes, &extensions, patience)).await;
         let is_database = matches!(load, Ok(Load::Database { .. }));
         let written = write_alone(self, leader, load.map_err(Some)?, patience).await?;
         let (reply, raft_index) = written;
@@ -262,7 +263,12 @@ async fn send(mut writer: FrameWriter, upload: &Arc<Upload>) -> Result<(), Strin
 }
 
 /// Looks at what was received, and says what the owner has to do. Blocks.
-fn prepare(upload: Arc<Upload>, page_bytes: u32, time_max: Duration) -> Result<Load, Refusal> {
+fn prepare(
+    upload: Arc<Upload>,
+    page_bytes: u32,
+    extensions: &Extensions,
+    time_max: Duration,
+) -> Result<Load, Refusal> {
     if upload.content()? == Content::Script {
         let statement = Statement {
             sql: upload.text()?,
@@ -277,7 +283,13 @@ fn prepare(upload: Arc<Upload>, page_bytes: u32, time_max: Duration) -> Result<L
     }
     check_room(upload.dir(), upload.bytes()).map_err(Refusal::Busy)?;
     let converted = Scratch::name(upload.dir()).map_err(|error| failed(&error))?;
-    let fit = sqlite::vet(upload.path(), converted.path(), page_bytes, time_max);
+    let fit = sqlite::vet(
+        upload.path(),
+        converted.path(),
+        page_bytes,
+        extensions,
+        time_max,
+    );
     let fit = fit.map_err(|unfit| match unfit {
         Unfit::Damaged(_) | Unfit::Unsupported(_) => Refusal::Unfit(unfit.to_string()),
         Unfit::Failed(error) => failed(&error),

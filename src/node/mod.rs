@@ -42,6 +42,7 @@ mod gate;
 mod health;
 mod identity;
 mod image;
+mod join_gate;
 mod load;
 mod manifest;
 mod membership;
@@ -80,7 +81,8 @@ pub use upkeep::Checkpointed;
 pub use upload::{Content, Upload};
 
 pub use crate::sqlite::{
-    Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value,
+    Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
+    Value,
 };
 pub use crate::transport::ClusterKey;
 

@@ -15,7 +15,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::error::Error;
-use super::private;
+use super::extensions::Extensions;
+use super::private::{self, Origin};
 use super::raw::{Failure, Prepared};
 use super::tokens::{Token, Tokens};
 use super::values::Value;
@@ -49,8 +50,13 @@ impl From<Failure> for DumpError {
 /// # Errors
 ///
 /// See [`DumpError`]. What was written by then is no whole dump: it lacks its COMMIT.
-pub fn dump(path: &Path, tables: &[String], out: &mut dyn Write) -> Result<(), DumpError> {
-    let connection = private::open(path, TIME_MAX)?;
+pub fn dump(
+    path: &Path,
+    tables: &[String],
+    extensions: &Extensions,
+    out: &mut dyn Write,
+) -> Result<(), DumpError> {
+    let connection = private::open(path, Origin::Copied, extensions, TIME_MAX)?;
     let wanted =
         |name: &[u8]| tables.is_empty() || tables.iter().any(|table| table.as_bytes() == name);
     let objects = Object::all(&connection)?;

@@ -8,7 +8,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
 use super::counters::CounterTracker;
-use super::private;
+use super::extensions::Extensions;
+use super::private::{self, Origin};
 use super::raw::Failure;
 use super::statement;
 use super::tokens::{Token, Tokens};
@@ -88,7 +89,9 @@ fn refused(failure: Failure) -> GroupEnd {
 /// The pages go through the writing connection's pager, so that the shim captures them like those
 /// of any transaction.
 fn copy(source: &Path, connection: &mut Connection) -> Result<(), Failure> {
-    let source = private::open(source, COPY_TIME_MAX)
+    // Only its pages are read: none of its SQL runs.
+    let extensions = Extensions::default();
+    let source = private::open(source, Origin::Received, &extensions, COPY_TIME_MAX)
         .map_err(|error| Failure::new(ffi::SQLITE_ERROR, error.to_string()))?;
     let backup = Backup::new(&source, connection)?;
     match backup.step(-1)? {

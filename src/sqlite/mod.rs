@@ -19,6 +19,7 @@ mod authorizer;
 mod control;
 mod counters;
 mod dump;
+mod extensions;
 mod limits;
 mod load;
 mod parameters;
@@ -34,6 +35,7 @@ mod vet;
 mod writer;
 
 pub use dump::{DumpError, dump};
+pub use extensions::{ExtensionError, Extensions};
 pub use limits::Limits;
 pub use private::{JournalMode, compact, set_journal_mode};
 pub use readers::{Full, Readers, ReadersOptions};

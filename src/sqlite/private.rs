@@ -1,5 +1,5 @@
 //! Databases that nobody else uses: received ones that are being looked at, and copies that are
-//! being converted. They are opened with a plain connection, without the shim, and never trusted.
+//! being converted. They are opened with a plain connection, without the shim.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -10,6 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::Error;
+use super::extensions::Extensions;
 use super::limits::Limits;
 
 /// SQLite's progress handler is asked after about this many instructions.
@@ -40,14 +41,31 @@ pub fn set_journal_mode(path: &Path, mode: JournalMode) -> Result<(), Error> {
         .map_err(fail)
 }
 
+/// Where a private database comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Origin {
+    /// It is a copy of ours, whose schema the writer runs every day.
+    Copied,
+    /// A client sent it: what its schema calls may do no harm.
+    Received,
+}
+
 /// Opens a database in rollback mode that nobody else uses. What takes longer than `time_max`
 /// fails as interrupted. No journal is kept: whoever owns the file throws it away after a failure.
-pub(super) fn open(path: &Path, time_max: Duration) -> Result<Connection, Error> {
+pub(super) fn open(
+    path: &Path,
+    origin: Origin,
+    extensions: &Extensions,
+    time_max: Duration,
+) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     for (option, is_on) in [
         (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
-        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+        (
+            DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA,
+            origin == Origin::Copied,
+        ),
         // Schemas that the writer accepts must not be refused here.
         (DbConfig::SQLITE_DBCONFIG_DQS_DDL, true),
         (DbConfig::SQLITE_DBCONFIG_DQS_DML, true),
@@ -55,7 +73,8 @@ pub(super) fn open(path: &Path, time_max: Duration) -> Result<Connection, Error>
         connection.set_db_config(option, is_on)?;
     }
     let limited = Limits::default().set(&connection);
-    limited.map_err(|failure| Error::Refused(failure.message))?;
+    let ready = limited.and_then(|()| extensions.load(&connection));
+    ready.map_err(|failure| Error::Refused(failure.message))?;
     let deadline = Instant::now() + time_max;
     let is_late = move || Instant::now() >= deadline;
     connection.progress_handler(PROGRESS_INSTRUCTIONS, Some(is_late))?;
@@ -70,8 +89,14 @@ pub(super) fn open(path: &Path, time_max: Duration) -> Result<Connection, Error>
 /// # Errors
 ///
 /// `Sqlite`.
-pub fn compact(from: &Path, into: &Path, page_bytes: u32, time_max: Duration) -> Result<(), Error> {
-    let connection = open(from, time_max)?;
+pub fn compact(
+    from: &Path,
+    into: &Path,
+    page_bytes: u32,
+    extensions: &Extensions,
+    time_max: Duration,
+) -> Result<(), Error> {
+    let connection = open(from, Origin::Copied, extensions, time_max)?;
     vacuum_into(&connection, into, page_bytes)
 }
 

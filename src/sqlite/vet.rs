@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::Error;
-use super::private::{self, JournalMode};
+use super::extensions::Extensions;
+use super::private::{self, JournalMode, Origin};
 
 /// What every SQLite database begins with.
 pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -59,11 +60,13 @@ pub fn vet(
     path: &Path,
     converted: &Path,
     page_bytes: u32,
+    extensions: &Extensions,
     time_max: Duration,
 ) -> Result<Fit, Unfit> {
     let header = Header::read(path)?;
     private::set_journal_mode(path, JournalMode::Delete).map_err(Unfit::Failed)?;
-    let connection = private::open(path, time_max).map_err(damaged)?;
+    let connection = private::open(path, Origin::Received, extensions, time_max);
+    let connection = connection.map_err(damaged)?;
     let verdict: String = connection
         .query_row("PRAGMA integrity_check(1)", (), |row| row.get(0))
         .map_err(|error| damaged(error.into()))?;
