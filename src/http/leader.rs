@@ -33,9 +33,10 @@ pub(super) async fn answer(
     let is_json = content_type
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value.trim_start().starts_with("application/json"));
-    let read = body::read(request, BODY_BYTES_MAX, server.options.body_pause_max).await;
-    let body = match read {
-        Ok(body) => body,
+    let pause_max = server.options.body_pause_max;
+    let read = body::read(request, BODY_BYTES_MAX, pause_max, &server.bodies).await;
+    let (body, _share) = match read {
+        Ok(read) => read,
         Err(error) => return refusal::text(error.status(), &error.to_string()),
     };
     let named = if is_json { successor(&body) } else { Ok(None) };

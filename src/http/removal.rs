@@ -27,9 +27,10 @@ pub(super) async fn answer(
     caller: Option<Credentials>,
 ) -> Response<Body> {
     let uri: Uri = request.uri().clone();
-    let read = body::read(request, BODY_BYTES_MAX, server.options.body_pause_max).await;
-    let body = match read {
-        Ok(body) => body,
+    let pause_max = server.options.body_pause_max;
+    let read = body::read(request, BODY_BYTES_MAX, pause_max, &server.bodies).await;
+    let (body, _share) = match read {
+        Ok(read) => read,
         Err(error) => return refusal::text(error.status(), &error.to_string()),
     };
     let Some((name, force)) = target(&body) else {

@@ -12,7 +12,8 @@ use crate::node::{
     WriteRequest,
 };
 
-use super::body;
+use super::body::{self, Share};
+use super::caller;
 use super::cell::Unrenderable;
 use super::parameters::{LevelAsked, Parameters};
 use super::queued;
@@ -37,9 +38,10 @@ pub(super) async fn answer(
 ) -> Response<Body> {
     let started = Instant::now();
     let uri = http_request.uri().clone();
-    let caller: Option<Credentials> = None;
-    let statements = match statements(server, shape, &parameters, http_request).await {
-        Ok(statements) => statements,
+    let caller = caller::credentials(http_request.headers());
+    let received = statements(server, shape, &parameters, http_request).await;
+    let (statements, _share) = match received {
+        Ok(received) => received,
         Err(response) => return response,
     };
     let mut envelope = Envelope {
@@ -94,20 +96,22 @@ pub(super) async fn answer(
     response
 }
 
-/// The statements of a call, or the answer that refuses it.
+/// The statements of a call and what they take of the budget of bodies, or the answer that refuses
+/// the call.
 async fn statements(
     server: &Arc<Server>,
     shape: Shape,
     parameters: &Parameters,
     http_request: HttpRequest<Body>,
-) -> Result<Vec<Statement>, Response<Body>> {
+) -> Result<(Vec<Statement>, Share), Response<Body>> {
     if http_request.method() == Method::GET {
         // No `q` is an empty statement, which has no result.
         let sql = parameters.text("q").unwrap_or_default().to_owned();
-        return Ok(vec![Statement {
+        let statement = Statement {
             sql,
             parameters: Vec::new(),
-        }]);
+        };
+        return Ok((vec![statement], Share::default()));
     }
     let content_type = http_request.headers().get(CONTENT_TYPE);
     let content_type = content_type
@@ -116,16 +120,18 @@ async fn statements(
     let is_queued = is_queued(shape, parameters);
     let plain = shape != Shape::Unified && !is_queued && request::is_plain_text(content_type);
     let options = &server.options;
-    let body = body::read(http_request, options.body_bytes_max, options.body_pause_max)
-        .await
-        .map_err(|error| refusal::text(error.status(), &error.to_string()))?;
+    let (bytes_max, pause_max) = (options.body_bytes_max, options.body_pause_max);
+    let body = body::read(http_request, bytes_max, pause_max, &server.bodies).await;
+    let (body, share) = body.map_err(|error| refusal::text(error.status(), &error.to_string()))?;
     if plain {
-        return Ok(request::plain_statement(&body));
+        return Ok((request::plain_statement(&body), share));
     }
     match parsed(body).await {
-        Ok(statements) => Ok(statements),
+        Ok(statements) => Ok((statements, share)),
         // Waits for what is queued already.
-        Err(RequestError::NoStatements) if is_queued && parameters.flag("wait") => Ok(Vec::new()),
+        Err(RequestError::NoStatements) if is_queued && parameters.flag("wait") => {
+            Ok((Vec::new(), share))
+        }
         Err(error) => Err(refusal::text(StatusCode::BAD_REQUEST, &error.to_string())),
     }
 }

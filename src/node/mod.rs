@@ -45,6 +45,7 @@ mod handover;
 mod health;
 mod identity;
 mod image;
+mod join_gate;
 mod manifest;
 mod membership;
 mod network;

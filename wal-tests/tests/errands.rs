@@ -18,9 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct WritersOnly;
 
 impl Authority for WritersOnly {
-    fn permits(&self, caller: Option<&Credentials>, permission: Permission) -> bool {
+    fn permits_at_once(&self, caller: Option<&Credentials>, all: &[Permission]) -> Option<bool> {
+        Some(self.permits(caller, all))
+    }
+
+    fn permits(&self, caller: Option<&Credentials>, all: &[Permission]) -> bool {
         caller.is_some_and(|caller| caller.username == "writer" && caller.password == "w")
-            && permission == Permission::Execute
+            && all
+                .iter()
+                .all(|&permission| permission == Permission::Execute)
     }
 }
 
