@@ -105,14 +105,18 @@ impl Activity {
         }
     }
 
-    fn sent(&self, is_blocked: bool) {
+    /// Something was sent, or everything is out.
+    fn sent(&self, bytes: usize) {
         let mut state = self.state();
-        if !is_blocked {
-            state.blocked_since = None;
+        let was_blocked = state.blocked_since.take().is_some();
+        if was_blocked || bytes > 0 {
             state.idle_since = Instant::now();
-        } else if state.blocked_since.is_none() {
-            state.blocked_since = Some(Instant::now());
         }
+    }
+
+    fn blocked(&self) {
+        let mut state = self.state();
+        state.blocked_since.get_or_insert_with(Instant::now);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -189,9 +193,17 @@ impl<S> Noted<S> {
         Self { stream, activity }
     }
 
-    /// What to make of an attempt to write.
-    fn noted<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        self.activity.sent(written.is_pending());
+    /// Notes an attempt to write so many bytes, or to flush.
+    fn noted<T>(
+        &self,
+        written: Poll<io::Result<T>>,
+        bytes: impl Fn(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
+        match &written {
+            Poll::Pending => self.activity.blocked(),
+            Poll::Ready(Ok(written)) => self.activity.sent(bytes(written)),
+            Poll::Ready(Err(_)) => {}
+        }
         written
     }
 }
@@ -218,17 +230,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.noted(written)
+        self.noted(written, |bytes| *bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.noted(flushed)
+        self.noted(flushed, |()| 0)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let ended = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.noted(ended)
+        self.noted(ended, |()| 0)
     }
 
     fn poll_write_vectored(
@@ -237,7 +249,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.noted(written)
+        self.noted(written, |bytes| *bytes)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -14,6 +14,7 @@ pub mod linked;
 pub mod links;
 pub mod offered;
 pub mod process;
+pub mod raw;
 pub mod replica;
 pub mod seed;
 pub mod sql_workload;
