@@ -24,5 +24,4 @@ mod server;
 mod statements;
 mod status;
 
-pub use cell::Unrenderable;
 pub use server::{HttpOptions, serve};

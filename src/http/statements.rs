@@ -12,7 +12,6 @@ use crate::node::{
 };
 
 use super::body;
-use super::cell::Unrenderable;
 use super::parameters::{LevelAsked, Parameters};
 use super::refusal;
 use super::request::{self, RequestError};
@@ -59,10 +58,8 @@ pub(super) async fn answer(
     }
     let served_by = HeaderValue::from_str(&served.served_by);
     let failed = served.reply.error.is_some();
-    let mut response = match rendered(served.reply, envelope).await {
-        Ok(body) => refusal::json(StatusCode::OK, body),
-        Err(error) => refusal::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-    };
+    let body = rendered(served.reply, envelope).await;
+    let mut response = refusal::json(StatusCode::OK, body);
     // rqlite names the node only where statements were run.
     if let (false, Ok(served_by)) = (failed, served_by) {
         response.headers_mut().insert(SERVED_BY, served_by);
@@ -121,6 +118,7 @@ async fn serve(
         transaction: parameters.flag("transaction"),
         shape,
         statement_time_max: parameters.statement_time_max,
+        qualify_columns: shape != Shape::Execute && parameters.flag("qualify_columns"),
     };
     let timeout = parameters.timeout;
     if shape == Shape::Execute {
@@ -146,7 +144,7 @@ async fn serve(
     }
 }
 
-async fn rendered(reply: Reply, envelope: Envelope) -> Result<Vec<u8>, Unrenderable> {
+async fn rendered(reply: Reply, envelope: Envelope) -> Vec<u8> {
     let values: usize = reply
         .outcomes
         .iter()

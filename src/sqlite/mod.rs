@@ -16,6 +16,7 @@
 //! to the file past SQLite while it is open.
 
 mod authorizer;
+mod client_transaction;
 mod control;
 mod counters;
 mod limits;

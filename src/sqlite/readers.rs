@@ -277,6 +277,7 @@ impl Reader {
         if let Some(reply) = refused_as_a_whole(&self.executor, request) {
             return reply;
         }
+        self.executor.forget_request();
         if request.transaction
             && let Err(failure) = self.executor.control.begin_deferred()
         {
@@ -302,6 +303,13 @@ impl Reader {
                 break;
             }
         }
+        let outcomes = if request.transaction {
+            &mut []
+        } else {
+            reply.outcomes.as_mut_slice()
+        };
+        // Should it fail, the next line or the next connection makes up for it.
+        let _ = self.executor.end_request(&self.connection, outcomes);
         if !self.connection.is_autocommit() {
             // Should it fail, the connection is opened anew: see `serve`.
             let _ = self.executor.control.rollback();

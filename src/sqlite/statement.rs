@@ -1,12 +1,13 @@
 //! Running one SQL text on a connection, inside the transaction of a group or outside of any.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ffi};
 
-use super::authorizer::{Guard, Mode, SPANNING, WRITE_IN_QUERY};
+use super::authorizer::{Guard, Mode, SavepointAction, WRITE_IN_QUERY};
+use super::client_transaction::ClientTransaction;
 use super::control::Control;
 use super::counters::{CounterTracker, Counters};
 use super::parameters;
@@ -16,6 +17,10 @@ use super::statement_cache::StatementCache;
 use super::tokens::{self, Keyword};
 use super::values::{Answer, Outcome, Shape, Statement};
 use super::vfs;
+
+/// Why COMMIT and ROLLBACK are refused in a request with `transaction`.
+const ENDS_BY_ITSELF: &str = "the `transaction` parameter ends the transaction by itself: leave \
+     COMMIT and ROLLBACK out";
 
 /// The circumstances under which a text runs.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +33,8 @@ pub(crate) struct Scope {
     pub(crate) is_transaction: bool,
     /// How many statements of the text are run; the rest is left out of a replay.
     pub(crate) pieces_max: usize,
+    /// See [`Request`](super::values::Request).
+    pub(crate) qualify_columns: bool,
 }
 
 /// Runs the texts of clients on one connection, which it must not outlive.
@@ -40,11 +47,19 @@ pub(crate) struct Executor {
     pub(crate) counters: CounterTracker,
     cache: StatementCache,
     foreign_keys: bool,
+    /// What clients have open themselves.
+    transaction: ClientTransaction,
+    /// Whether the transaction of a group was open before anything that a client opened.
+    in_group: bool,
+    /// Whether checks of foreign keys are put off until the end of each transaction, for the rest
+    /// of this request.
+    defers_foreign_keys: bool,
     /// Whether the last statement only read: decides between two words for a time-out.
     was_read: bool,
     /// How many statements of the last text stand even if the one after them kills the transaction:
-    /// run alone, each of them would have been committed before.
-    pub(crate) pieces_kept: usize,
+    /// run alone, each of them would have been committed before. `None`: throughout the text a
+    /// transaction was open that an earlier text had opened.
+    pub(crate) pieces_kept: Option<usize>,
 }
 
 /// One statement of a text.
@@ -57,11 +72,6 @@ struct Piece {
     first_parameter: usize,
     /// Whether a savepoint around it already stands.
     is_protected: bool,
-}
-
-/// A `BEGIN; ...; COMMIT` inside one text, run as a savepoint.
-struct TextTransaction {
-    before: Counters,
 }
 
 impl Executor {
@@ -81,8 +91,11 @@ impl Executor {
             cache: StatementCache::default(),
             guard,
             foreign_keys,
+            transaction: ClientTransaction::default(),
+            in_group: false,
+            defers_foreign_keys: false,
             was_read: false,
-            pieces_kept: 0,
+            pieces_kept: None,
         })
     }
 
@@ -103,8 +116,17 @@ impl Executor {
     ) -> (Outcome, Option<Failure>) {
         let start = Instant::now();
         self.guard.start(scope.time_max);
-        self.pieces_kept = 0;
+        let is_open = self.has_open_transaction();
+        if !is_open {
+            self.in_group = !connection.is_autocommit();
+        }
+        self.pieces_kept = (!is_open).then_some(0);
+        self.transaction.begin_text();
         let result = self.run_text(connection, statement, scope, bytes_left);
+        self.transaction.end_text(self.pieces_kept.is_some());
+        if self.is_killed(connection) {
+            self.forget_request();
+        }
         self.guard.stop();
         self.guard.set_mode(Mode::Server);
         let (answer, failure) = match result {
@@ -157,7 +179,7 @@ impl Executor {
                 keyword: tokens::keyword(&sql),
                 is_last: true,
                 first_parameter: 0,
-                is_protected: scope.is_transaction,
+                is_protected: scope.is_transaction || self.has_open_transaction(),
             };
             let result = self.run_piece(
                 connection,
@@ -169,18 +191,13 @@ impl Executor {
             self.cache.put(sql, prepared);
             return result;
         }
-        let mut transaction = None;
-        let result = self.run_pieces(connection, statement, scope, bytes_left, &mut transaction);
-        let Some(TextTransaction { before }) = transaction else {
-            return result;
-        };
-        // The text failed or ended inside its own transaction. If SQLite has rolled back already,
-        // there is no savepoint left to undo.
-        if !connection.is_autocommit() {
-            self.control.undo_savepoint()?;
+        let result = self.run_pieces(connection, statement, scope, bytes_left);
+        if result.is_err() {
+            let (control, counters) = (&mut self.control, &mut self.counters);
+            self.transaction
+                .abandon_text(connection, control, counters)?;
         }
-        self.counters.restore(before);
-        result.and_then(|_| Err(Failure::new(ffi::SQLITE_ERROR, SPANNING)))
+        result
     }
 
     fn run_pieces(
@@ -189,7 +206,6 @@ impl Executor {
         statement: &Statement,
         scope: Scope,
         bytes_left: &mut usize,
-        transaction: &mut Option<TextTransaction>,
     ) -> Result<Answer, Failure> {
         let sql = statement.sql.as_str();
         let Ok(terminated) = CString::new(sql) else {
@@ -198,7 +214,6 @@ impl Executor {
                 "unrecognized token: \"\\0\"",
             ));
         };
-        let is_grouped = !connection.is_autocommit();
         let mut answer = Answer::Written {
             last_insert_id: 0,
             rows_affected: 0,
@@ -210,15 +225,18 @@ impl Executor {
             let (prepared, end) = Prepared::new(connection, &terminated, offset)?;
             let begin = offset;
             offset = end.max(begin + 1);
-            if transaction.is_none() {
-                self.pieces_kept = pieces;
+            if !self.has_open_transaction() {
+                self.pieces_kept = Some(pieces);
+            }
+            if self.guard.take_deferral() {
+                self.defer_foreign_keys(connection)?;
             }
             let Some(mut prepared) = prepared else {
                 continue;
             };
             pieces += 1;
             if is_control(keyword) {
-                self.run_control(connection, keyword, scope, transaction)?;
+                self.run_control(connection, keyword, scope)?;
                 answer = self.written();
                 continue;
             }
@@ -226,7 +244,7 @@ impl Executor {
                 keyword,
                 is_last: tokens::is_blank(sql.get(end..).unwrap_or_default()),
                 first_parameter,
-                is_protected: scope.is_transaction || transaction.is_some(),
+                is_protected: scope.is_transaction || self.has_open_transaction(),
             };
             first_parameter += prepared.parameter_count();
             answer = self.run_piece(
@@ -236,7 +254,7 @@ impl Executor {
                 (statement, scope),
                 bytes_left,
             )?;
-            if is_grouped && connection.is_autocommit() {
+            if self.is_killed(connection) {
                 return Err(Failure::new(
                     ffi::SQLITE_ABORT,
                     "the transaction was rolled back",
@@ -249,45 +267,109 @@ impl Executor {
         Ok(answer)
     }
 
-    /// BEGIN and COMMIT within one text become a savepoint.
+    /// Runs a statement that opens or ends a transaction of the client's: never itself, but with
+    /// savepoints of ours. Its keyword is known; a savepoint's name SQLite has told the guard.
     fn run_control(
         &mut self,
         connection: &Connection,
         keyword: Keyword,
         scope: Scope,
-        transaction: &mut Option<TextTransaction>,
     ) -> Result<(), Failure> {
-        match (keyword, &transaction) {
-            (Keyword::Begin, open) if open.is_some() || scope.is_transaction => Err(Failure::new(
+        let (control, counters) = (&mut self.control, &mut self.counters);
+        if keyword == Keyword::Savepoint {
+            return self.run_savepoint(connection);
+        }
+        match keyword {
+            Keyword::Begin if scope.is_transaction => Err(Failure::new(
                 ffi::SQLITE_ERROR,
                 "cannot start a transaction within a transaction",
             )),
-            (Keyword::Begin, _) => {
-                self.control.open_savepoint()?;
-                *transaction = Some(TextTransaction {
-                    before: self.counters.now(),
-                });
-                Ok(())
+            _ if scope.is_transaction => Err(Failure::new(ffi::SQLITE_ERROR, ENDS_BY_ITSELF)),
+            Keyword::Begin => self.transaction.begin(control, counters),
+            Keyword::Commit => {
+                check_foreign_keys(connection, self.foreign_keys)?;
+                self.transaction.commit(control)
             }
-            (Keyword::Commit, Some(_)) => {
-                self.check_foreign_keys(connection)?;
-                self.control.keep_savepoint()?;
-                *transaction = None;
-                Ok(())
-            }
-            (Keyword::Rollback, Some(TextTransaction { before })) => {
-                let before = *before;
-                self.control.undo_savepoint()?;
-                self.counters.restore(before);
-                *transaction = None;
-                Ok(())
-            }
-            (Keyword::Savepoint, _) => Err(Failure::new(
-                ffi::SQLITE_ERROR,
-                "SAVEPOINT, RELEASE and ROLLBACK TO are not available to clients",
-            )),
-            _ => Err(Failure::new(ffi::SQLITE_ERROR, SPANNING)),
+            _ => self.transaction.rollback(control, counters),
         }
+    }
+
+    fn run_savepoint(&mut self, connection: &Connection) -> Result<(), Failure> {
+        let (control, counters) = (&mut self.control, &mut self.counters);
+        let action = self.guard.take_savepoint();
+        let action = action.expect("SQLite names the savepoint when it compiles the statement");
+        match (self.transaction.find(&action)?, action) {
+            (None, SavepointAction::Open(name)) => {
+                self.transaction.open(control, Some(name), counters)
+            }
+            (Some(level), SavepointAction::RollBackTo(_)) => {
+                self.transaction.return_to(control, counters, level)
+            }
+            (level, _) => {
+                let level = level.unwrap_or(0);
+                if level == 0 {
+                    check_foreign_keys(connection, self.foreign_keys)?;
+                }
+                self.transaction.keep(control, level)
+            }
+        }
+    }
+
+    /// Whether a transaction of the client's is open.
+    pub(crate) fn has_open_transaction(&self) -> bool {
+        self.transaction.is_open()
+    }
+
+    /// Whether SQLite has rolled back a transaction that should be open.
+    fn is_killed(&self, connection: &Connection) -> bool {
+        (self.in_group || self.has_open_transaction()) && connection.is_autocommit()
+    }
+
+    /// Keeps what the request did in savepoints that it left open: it is a transaction as a whole.
+    pub(crate) fn keep_request(&mut self) -> Result<(), Failure> {
+        self.transaction.keep(&mut self.control, 0)
+    }
+
+    /// Ends a request. A transaction that it left open is rolled back, which `outcomes`, those of
+    /// the request so far, then say.
+    pub(crate) fn end_request(
+        &mut self,
+        connection: &Connection,
+        outcomes: &mut [Outcome],
+    ) -> Result<(), Failure> {
+        let (control, counters) = (&mut self.control, &mut self.counters);
+        self.transaction
+            .abandon_request(connection, control, counters, outcomes)?;
+        if std::mem::take(&mut self.defers_foreign_keys) {
+            self.switch_deferral(connection, c"PRAGMA defer_foreign_keys=OFF")?;
+        }
+        Ok(())
+    }
+
+    /// SQLite has rolled back everything that a request had open.
+    pub(crate) fn forget_request(&mut self) {
+        self.transaction.forget();
+        self.defers_foreign_keys = false;
+    }
+
+    /// From here on only the end of a transaction checks foreign keys: a dump lists the rows of a
+    /// table before those they refer to.
+    fn defer_foreign_keys(&mut self, connection: &Connection) -> Result<(), Failure> {
+        if !self.foreign_keys || self.defers_foreign_keys || connection.is_autocommit() {
+            return Ok(());
+        }
+        self.defers_foreign_keys = true;
+        self.switch_deferral(connection, c"PRAGMA defer_foreign_keys=ON")
+    }
+
+    /// The switch takes effect when it is compiled; running it has all other statements compiled
+    /// again.
+    fn switch_deferral(&self, connection: &Connection, pragma: &CStr) -> Result<(), Failure> {
+        self.guard.set_mode(Mode::Server);
+        if let (Some(mut prepared), _) = Prepared::new(connection, pragma, 0)? {
+            result_rows::drain(&mut prepared)?;
+        }
+        Ok(())
     }
 
     fn run_piece(
@@ -325,7 +407,7 @@ impl Executor {
         self.counters.show(connection);
         self.guard.set_mode(run_mode(piece.keyword, scope.shape));
         let result = if wants_rows {
-            result_rows::collect(prepared, bytes_left).map(Answer::Rows)
+            result_rows::collect(prepared, scope.qualify_columns, bytes_left).map(Answer::Rows)
         } else {
             result_rows::drain(prepared).map(|()| Answer::Written {
                 last_insert_id: 0,
@@ -375,13 +457,7 @@ impl Executor {
     /// # Errors
     /// One is, in SQLite's words.
     pub(crate) fn check_foreign_keys(&self, connection: &Connection) -> Result<(), Failure> {
-        if self.foreign_keys && raw::deferred_foreign_keys_open(connection) {
-            return Err(Failure::new(
-                ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
-                "FOREIGN KEY constraint failed",
-            ));
-        }
-        Ok(())
+        check_foreign_keys(connection, self.foreign_keys)
     }
 
     fn written(&self) -> Answer {
@@ -418,6 +494,17 @@ impl Executor {
         self.guard.set_mode(Mode::Server);
         is_read_only
     }
+}
+
+/// See [`Executor::check_foreign_keys`].
+fn check_foreign_keys(connection: &Connection, is_enforced: bool) -> Result<(), Failure> {
+    if is_enforced && raw::deferred_foreign_keys_open(connection) {
+        return Err(Failure::new(
+            ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
+            "FOREIGN KEY constraint failed",
+        ));
+    }
+    Ok(())
 }
 
 fn is_control(keyword: Keyword) -> bool {

@@ -94,6 +94,7 @@ fn query(texts: &[&str]) -> Request {
         transaction: false,
         shape: Shape::Query,
         statement_time_max: None,
+        qualify_columns: false,
     }
 }
 

@@ -120,6 +120,7 @@ fn random_request(random: &mut Random) -> Request {
             Shape::Execute
         },
         statement_time_max: None,
+        qualify_columns: false,
     }
 }
 
@@ -213,6 +214,7 @@ impl Oracle {
                 Answer::Rows(wallaby::sqlite::Rows {
                     columns,
                     types: Vec::new(),
+                    declared: Vec::new(),
                     values,
                 })
             } else {
@@ -316,6 +318,7 @@ fn run_seed(seed: u64) -> u32 {
             for answer in &mut got.0 {
                 if let Answer::Rows(rows) = answer {
                     rows.types.clear();
+                    rows.declared.clear();
                 }
             }
             // A deferred foreign key that fails a single statement is a rollback to a savepoint for
