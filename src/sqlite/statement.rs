@@ -172,9 +172,8 @@ impl Executor {
         scope: Scope,
         bytes_left: &mut usize,
     ) -> Result<Answer, Failure> {
-        if scope.pieces_max > 0
-            && let Some((sql, mut prepared)) = self.cache.take(&statement.sql)
-        {
+        let cached = (scope.pieces_max > 0).then(|| self.cache.take(&statement.sql));
+        let result = if let Some((sql, mut prepared)) = cached.flatten() {
             let piece = Piece {
                 keyword: tokens::keyword(&sql),
                 is_last: true,
@@ -189,9 +188,10 @@ impl Executor {
                 bytes_left,
             );
             self.cache.put(sql, prepared);
-            return result;
-        }
-        let result = self.run_pieces(connection, statement, scope, bytes_left);
+            result
+        } else {
+            self.run_pieces(connection, statement, scope, bytes_left)
+        };
         if result.is_err() {
             let (control, counters) = (&mut self.control, &mut self.counters);
             self.transaction
@@ -277,7 +277,7 @@ impl Executor {
     ) -> Result<(), Failure> {
         let (control, counters) = (&mut self.control, &mut self.counters);
         if keyword == Keyword::Savepoint {
-            return self.run_savepoint(connection);
+            return self.run_savepoint(connection, scope);
         }
         match keyword {
             Keyword::Begin if scope.is_transaction => Err(Failure::new(
@@ -294,7 +294,7 @@ impl Executor {
         }
     }
 
-    fn run_savepoint(&mut self, connection: &Connection) -> Result<(), Failure> {
+    fn run_savepoint(&mut self, connection: &Connection, scope: Scope) -> Result<(), Failure> {
         let (control, counters) = (&mut self.control, &mut self.counters);
         let action = self.guard.take_savepoint();
         let action = action.expect("SQLite names the savepoint when it compiles the statement");
@@ -307,7 +307,8 @@ impl Executor {
             }
             (level, _) => {
                 let level = level.unwrap_or(0);
-                if level == 0 {
+                // Ending the outermost one is a COMMIT, if no BEGIN is around it.
+                if level == 0 && !scope.is_transaction {
                     check_foreign_keys(connection, self.foreign_keys)?;
                 }
                 self.transaction.keep(control, level)
