@@ -21,6 +21,7 @@ pub mod response;
 mod router;
 pub mod routes;
 mod server;
+mod sql;
 mod statements;
 mod status;
 

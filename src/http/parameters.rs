@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `transaction` | flag | off | all statements stand or fall together |
 //! | `level` | text | `weak` | guarantee of a read; any case; unknown means `weak` |
+//! | `qualify_columns` | flag | off | `table.column` for columns that come from a table |
 //! | `timings`, `pretty`, `associative` | flag | off | form of the answer |
 //! | `raft_index`, `blob_array` | flag | off | form of the answer |
 //! | `timeout` | duration | 30 s | how long the client waits |
@@ -12,6 +13,7 @@
 //! | `freshness`, `freshness_strict` | duration, flag | | checked here |
 //! | `retries`, `trailing_logs` | integer | | checked here |
 //! | `q` | text | | the statement of a GET |
+//! | `noparse`, `norwrandom`, `norwtime` | flag | | accepted: no statement is rewritten |
 //! | `sync`, `noleader` | flag | off | `/readyz` |
 //! | `nonvoters`, `ver` | flag, text | | `/nodes` |
 //! | `key` | text | | `/status`: one part of it, names joined by dots |

@@ -19,7 +19,7 @@ use super::parameters::{self, Parameters};
 use super::refusal::{self, JSON};
 use super::routes::{self, Endpoint};
 use super::server::Server;
-use super::{image, nodes, readiness, statements, status};
+use super::{image, nodes, readiness, sql, statements, status};
 
 const VERSION: HeaderName = HeaderName::from_static("x-rqlite-version");
 
@@ -75,6 +75,7 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
         Endpoint::Image => image::answer(server).await,
         Endpoint::Nodes => nodes::answer(server, &parameters).await,
         Endpoint::Ready => readiness::answer(server, &parameters).await,
+        Endpoint::Sql => sql::answer(server, &parameters, request).await,
         Endpoint::Statements(shape) => statements::answer(server, shape, parameters, request).await,
         Endpoint::Status => status::answer(server, &parameters),
         Endpoint::Backup
@@ -88,7 +89,6 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
         | Endpoint::Remove
         | Endpoint::Root
         | Endpoint::Snapshot
-        | Endpoint::Sql
         | Endpoint::Variables => refusal::empty(StatusCode::NOT_FOUND),
     }
 }

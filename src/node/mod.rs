@@ -71,7 +71,7 @@ pub use running::Node;
 pub use stages::Stage;
 
 pub use crate::sqlite::{
-    Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value,
+    Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Syntax, Value,
 };
 pub use crate::transport::ClusterKey;
 

@@ -72,7 +72,7 @@ pub(crate) struct Guard {
     foreign_keys: bool,
     refusal: Mutex<Option<String>>,
     savepoint: Mutex<Option<SavepointAction>>,
-    defers_foreign_keys: AtomicBool,
+    foreign_keys_asked: Mutex<Option<bool>>,
     deadline: Mutex<Option<Instant>>,
     expired: AtomicBool,
     cancelled: Arc<AtomicBool>,
@@ -86,7 +86,7 @@ impl Guard {
             foreign_keys,
             refusal: Mutex::new(None),
             savepoint: Mutex::new(None),
-            defers_foreign_keys: AtomicBool::new(false),
+            foreign_keys_asked: Mutex::new(None),
             deadline: Mutex::new(None),
             expired: AtomicBool::new(false),
             cancelled,
@@ -112,7 +112,7 @@ impl Guard {
         *lock(&self.deadline) = time_max.and_then(|time_max| Instant::now().checked_add(time_max));
         self.expired.store(false, Ordering::Relaxed);
         *lock(&self.refusal) = None;
-        self.defers_foreign_keys.store(false, Ordering::Relaxed);
+        *lock(&self.foreign_keys_asked) = None;
     }
 
     /// Stops the clock, so that our own statements are not interrupted.
@@ -135,9 +135,9 @@ impl Guard {
         lock(&self.savepoint).take()
     }
 
-    /// Whether a client has just asked for foreign keys not to be enforced.
-    pub(crate) fn take_deferral(&self) -> bool {
-        self.defers_foreign_keys.swap(false, Ordering::Relaxed)
+    /// What the statement that was compiled last sets `PRAGMA foreign_keys` to, if it does.
+    pub(crate) fn take_foreign_keys_asked(&self) -> Option<bool> {
+        lock(&self.foreign_keys_asked).take()
     }
 
     /// The progress handler: whether to end the running statement.
@@ -232,12 +232,10 @@ impl Guard {
         Err(format!("not authorized: PRAGMA {name}{assignment}"))
     }
 
-    /// ON is a promise that only the node can keep. OFF is what every dump begins with: where
-    /// foreign keys are enforced, it puts the check off until the end of the transaction.
+    /// ON is a promise about later requests, which only the node can keep. OFF is what every dump
+    /// begins with; it holds for the rest of the request.
     fn judge_foreign_keys(&self, value: Option<bool>) -> Result<(), String> {
-        if value == Some(false) {
-            self.defers_foreign_keys.store(true, Ordering::Relaxed);
-        }
+        *lock(&self.foreign_keys_asked) = value;
         refuse_unless(
             value == Some(false) || value == Some(self.foreign_keys),
             "foreign keys are enforced by all connections or by none: start the nodes with -fk",
@@ -319,7 +317,7 @@ const TEMPORARY: [c_int; 8] = [
     ffi::SQLITE_DROP_TEMP_VIEW,
 ];
 
-/// Setting `foreign_keys`: never done on the connection, which all clients share.
+/// Setting `foreign_keys`: not left to SQLite, which would not undo it at the end of the request.
 fn is_foreign_key_switch(action: &Action<'_>) -> bool {
     action.code == ffi::SQLITE_PRAGMA && action.second.is_some() && is(action.first, "foreign_keys")
 }

@@ -277,10 +277,12 @@ impl Reader {
         if let Some(reply) = refused_as_a_whole(&self.executor, request) {
             return reply;
         }
-        self.executor.forget_request();
-        if request.transaction
-            && let Err(failure) = self.executor.control.begin_deferred()
-        {
+        let begun = self.executor.forget_request(&self.connection);
+        let begun = begun.and_then(|()| match request.transaction {
+            true => self.executor.control.begin_deferred(),
+            false => Ok(()),
+        });
+        if let Err(failure) = begun {
             return Reply {
                 outcomes: Vec::new(),
                 error: Some(failure.message),

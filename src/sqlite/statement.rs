@@ -1,9 +1,10 @@
 //! Running one SQL text on a connection, inside the transaction of a group or outside of any.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
 use super::authorizer::{Guard, Mode, SavepointAction, WRITE_IN_QUERY};
@@ -51,9 +52,8 @@ pub(crate) struct Executor {
     transaction: ClientTransaction,
     /// Whether the transaction of a group was open before anything that a client opened.
     in_group: bool,
-    /// Whether checks of foreign keys are put off until the end of each transaction, for the rest
-    /// of this request.
-    defers_foreign_keys: bool,
+    /// Whether this request has switched foreign keys off.
+    foreign_keys_suspended: bool,
     /// Whether the last statement only read: decides between two words for a time-out.
     was_read: bool,
     /// How many statements of the last text stand even if the one after them kills the transaction:
@@ -93,7 +93,7 @@ impl Executor {
             foreign_keys,
             transaction: ClientTransaction::default(),
             in_group: false,
-            defers_foreign_keys: false,
+            foreign_keys_suspended: false,
             was_read: false,
             pieces_kept: None,
         })
@@ -125,7 +125,7 @@ impl Executor {
         let result = self.run_text(connection, statement, scope, bytes_left);
         self.transaction.end_text(self.pieces_kept.is_some());
         if self.is_killed(connection) {
-            self.forget_request();
+            self.transaction.forget();
         }
         self.guard.stop();
         self.guard.set_mode(Mode::Server);
@@ -228,8 +228,10 @@ impl Executor {
             if !self.has_open_transaction() {
                 self.pieces_kept = Some(pieces);
             }
-            if self.guard.take_deferral() {
-                self.defer_foreign_keys(connection)?;
+            if let Some(is_on) = self.guard.take_foreign_keys_asked() {
+                // As in SQLite, it has no effect inside a transaction.
+                let is_open = scope.is_transaction || self.has_open_transaction();
+                self.suspend_foreign_keys(connection, !is_on && !is_open)?;
             }
             let Some(mut prepared) = prepared else {
                 continue;
@@ -341,34 +343,25 @@ impl Executor {
         let (control, counters) = (&mut self.control, &mut self.counters);
         self.transaction
             .abandon_request(connection, control, counters, outcomes)?;
-        if std::mem::take(&mut self.defers_foreign_keys) {
-            self.switch_deferral(connection, c"PRAGMA defer_foreign_keys=OFF")?;
-        }
-        Ok(())
+        self.suspend_foreign_keys(connection, false)
     }
 
-    /// SQLite has rolled back everything that a request had open.
-    pub(crate) fn forget_request(&mut self) {
+    /// Begins anew after everything that was open was rolled back.
+    pub(crate) fn forget_request(&mut self, connection: &Connection) -> Result<(), Failure> {
         self.transaction.forget();
-        self.defers_foreign_keys = false;
+        self.suspend_foreign_keys(connection, false)
     }
 
-    /// From here on only the end of a transaction checks foreign keys: a dump lists the rows of a
-    /// table before those they refer to.
-    fn defer_foreign_keys(&mut self, connection: &Connection) -> Result<(), Failure> {
-        if !self.foreign_keys || self.defers_foreign_keys || connection.is_autocommit() {
-            return Ok(());
-        }
-        self.defers_foreign_keys = true;
-        self.switch_deferral(connection, c"PRAGMA defer_foreign_keys=ON")
-    }
-
-    /// The switch takes effect when it is compiled; running it has all other statements compiled
-    /// again.
-    fn switch_deferral(&self, connection: &Connection, pragma: &CStr) -> Result<(), Failure> {
-        self.guard.set_mode(Mode::Server);
-        if let (Some(mut prepared), _) = Prepared::new(connection, pragma, 0)? {
-            result_rows::drain(&mut prepared)?;
+    /// Switches the enforcement of foreign keys off where the node has it on, and on again. The
+    /// pragma itself would do nothing inside the transaction of a group.
+    fn suspend_foreign_keys(
+        &mut self,
+        connection: &Connection,
+        suspended: bool,
+    ) -> Result<(), Failure> {
+        if self.foreign_keys && self.foreign_keys_suspended != suspended {
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, !suspended)?;
+            self.foreign_keys_suspended = suspended;
         }
         Ok(())
     }

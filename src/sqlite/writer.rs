@@ -226,8 +226,8 @@ impl Writer {
         if group.is_empty() {
             return Attempt::Committed(Vec::new());
         }
-        self.executor.forget_request();
-        if let Err(failure) = self.executor.control.begin_immediate() {
+        let begun = self.executor.forget_request(connection);
+        if let Err(failure) = begun.and_then(|()| self.executor.control.begin_immediate()) {
             return Attempt::Failed(failure.message);
         }
         let mut replies = Vec::with_capacity(group.len());
@@ -429,7 +429,13 @@ impl Writer {
         statement: &Statement,
     ) -> (Reply, bool) {
         let mut bytes_left = self.result_bytes_max;
-        self.executor.forget_request();
+        if let Err(failure) = self.executor.forget_request(connection) {
+            let reply = Reply {
+                outcomes: Vec::new(),
+                error: Some(failure.message),
+            };
+            return (reply, false);
+        }
         let (outcome, failure) =
             self.executor
                 .run(connection, statement, scope_of(request), &mut bytes_left);

@@ -1,7 +1,7 @@
 //! Transactions that clients open themselves: in one text, over the texts of a request, and never
 //! beyond it.
 
-use wallaby::sqlite::{Answer, Reply, Request};
+use wallaby::sqlite::{Answer, Reply, Request, Value};
 
 use crate::fixture::{
     FOO, Fixture, answers, execute, failed, killable, only, transaction, written,
@@ -315,15 +315,14 @@ fn a_statement_that_kills_a_transaction_takes_only_that_transaction_with_it() {
     );
 }
 
-const FAMILY: &str = "CREATE TABLE child (id INTEGER PRIMARY KEY, parent REFERENCES parent(id));
-     CREATE TABLE parent (id INTEGER PRIMARY KEY)";
-
 /// A dump as the SQLite shell writes it: children before their parents.
-const DUMP: [&str; 6] = [
+const DUMP: [&str; 8] = [
     "PRAGMA foreign_keys=OFF;",
     "BEGIN TRANSACTION;",
+    "CREATE TABLE child (id INTEGER PRIMARY KEY, parent REFERENCES parent(id));",
     "INSERT INTO child VALUES(1,7);",
     "INSERT INTO child VALUES(2,8);",
+    "CREATE TABLE parent (id INTEGER PRIMARY KEY);",
     "INSERT INTO parent VALUES(7),(8);",
     "COMMIT;",
 ];
@@ -331,14 +330,12 @@ const DUMP: [&str; 6] = [
 #[test]
 fn a_dump_loads_where_foreign_keys_are_enforced_and_leaves_them_enforced() {
     let as_one = DUMP.concat();
-    let inside: Vec<&str> = [&DUMP[..1], &DUMP[2..5]].concat();
-    let requests = [execute(&DUMP), execute(&[&as_one]), transaction(&inside)];
-    for request in requests {
+    for request in [execute(&DUMP), execute(&[&as_one])] {
         for enforced in [true, false] {
             let mut fixture = if enforced {
-                Fixture::with_foreign_keys(FAMILY)
+                Fixture::with_foreign_keys("")
             } else {
-                Fixture::plain(FAMILY)
+                Fixture::plain("")
             };
             let orphan = || execute(&["INSERT INTO child VALUES (9, 99)"]);
             let replies = fixture.run(&[request.clone(), orphan()]);
@@ -351,25 +348,63 @@ fn a_dump_loads_where_foreign_keys_are_enforced_and_leaves_them_enforced() {
             let dumped = "SELECT count(*) FROM child JOIN parent ON child.parent = parent.id";
             assert_eq!(fixture.committed(dumped), [2]);
             let pragma = fixture.rows("PRAGMA foreign_keys").values;
-            assert_eq!(pragma, [[wallaby::sqlite::Value::Integer(enforced.into())]]);
+            assert_eq!(pragma, [[Value::Integer(enforced.into())]]);
         }
     }
 }
 
 #[test]
-fn a_dump_whose_references_lead_nowhere_is_refused_where_foreign_keys_are_enforced() {
-    let mut fixture = Fixture::with_foreign_keys(FAMILY);
-    let violated = failed("FOREIGN KEY constraint failed");
-    let mut dump = DUMP.to_vec();
-    dump[4] = "INSERT INTO parent VALUES(7);";
-    let reply = fixture.run(&[execute(&dump)]).remove(0);
-    let answers = answers(&reply);
-    assert_eq!(answers[5], violated);
-    for answer in &answers[1..5] {
-        assert_eq!(*answer, failed(LEFT_OPEN));
+fn foreign_keys_are_off_from_the_pragma_to_the_end_of_its_request_whatever_happens_in_it() {
+    let schema = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+        CREATE TABLE child (id INTEGER PRIMARY KEY, parent REFERENCES parent(id));
+        CREATE TABLE trap (x);
+        CREATE TRIGGER spring BEFORE INSERT ON trap BEGIN SELECT RAISE(ROLLBACK, 'sprung'); END";
+    let (off, on) = ("PRAGMA foreign_keys=OFF", "PRAGMA main.foreign_keys(yes)");
+    let [one, two, three] = [1, 2, 3].map(|id| format!("INSERT INTO child VALUES ({id}, 99)"));
+    let violated = || failed("FOREIGN KEY constraint failed");
+    let table: [(Vec<&str>, Vec<Answer>); 6] = [
+        (
+            vec![&one, off, &one, on, &two],
+            vec![
+                violated(),
+                written(0, 0),
+                written(1, 1),
+                written(1, 1),
+                violated(),
+            ],
+        ),
+        (
+            vec!["PRAGMA foreign_keys=OFF; nonsense", &one],
+            vec![failed("near \"nonsense\": syntax error"), written(1, 1)],
+        ),
+        // In a transaction it has no effect, as in SQLite.
+        (
+            vec!["BEGIN; PRAGMA foreign_keys=OFF", &one, "COMMIT"],
+            vec![written(0, 0), violated(), written(0, 0)],
+        ),
+        (
+            vec![off, "INSERT INTO trap VALUES (1)", &one],
+            vec![written(0, 0), failed("sprung"), written(1, 1)],
+        ),
+        (
+            vec![off, "BEGIN", &one, "INSERT INTO trap VALUES (1)", &two],
+            vec![
+                written(0, 0),
+                written(0, 0),
+                written(1, 1),
+                failed("sprung"),
+                written(2, 1),
+            ],
+        ),
+        (vec![off, "VACUUM"], vec![written(0, 0), written(0, 0)]),
+    ];
+    for (texts, expected) in table {
+        let mut fixture = Fixture::with_foreign_keys(schema);
+        let replies = fixture.run(&[execute(&texts), execute(&[&three])]);
+        assert_eq!(answers(&replies[0]), expected, "{texts:?}");
+        assert_eq!(only(&replies[1]), violated(), "{texts:?}");
     }
-    assert_eq!(fixture.one(&dump.concat()), violated);
-    assert_eq!(fixture.committed("SELECT count(*) FROM child"), [0]);
-    let on = fixture.one("PRAGMA foreign_keys=ON");
-    assert_eq!(on, written(0, 0), "it is on already");
+    let mut fixture = Fixture::with_foreign_keys(schema);
+    let reply = fixture.run(&[transaction(&[off, &one])]).remove(0);
+    assert_eq!(answers(&reply), [written(0, 0), violated()]);
 }
