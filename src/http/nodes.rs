@@ -25,16 +25,18 @@ pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response
     if !parameters.flag("nonvoters") {
         members.retain(|member| member.voter);
     }
-    let mut body = render(&mut members, parameters.text("ver") == Some("2"));
+    let array = parameters.text("ver") == Some("2");
+    let mut body = render(&mut members, server.scheme(), array);
     if parameters.flag("pretty") {
         body = json::indent(&body);
     }
     refusal::json(StatusCode::OK, body)
 }
 
-/// Renders members as `/nodes` shows them, as an array if `array`, else as an object by id.
+/// Renders members as `/nodes` shows them, as an array if `array`, else as an object by id. URLs
+/// begin with `scheme`.
 #[must_use]
-pub fn render(members: &mut [MemberStatus], array: bool) -> Vec<u8> {
+pub fn render(members: &mut [MemberStatus], scheme: &str, array: bool) -> Vec<u8> {
     members.sort_by(|a, b| a.name.cmp(&b.name));
     let mut out = Vec::new();
     out.extend_from_slice(if array { b"{\"nodes\":[" } else { b"{" });
@@ -46,17 +48,18 @@ pub fn render(members: &mut [MemberStatus], array: bool) -> Vec<u8> {
             json::string(&mut out, &member.name);
             out.push(b':');
         }
-        node(&mut out, member);
+        node(&mut out, scheme, member);
     }
     out.extend_from_slice(if array { b"]}" } else { b"}" });
     out
 }
 
-fn node(out: &mut Vec<u8>, member: &MemberStatus) {
+fn node(out: &mut Vec<u8>, scheme: &str, member: &MemberStatus) {
+    let scheme = format!("{scheme}://");
     out.extend_from_slice(b"{\"id\":");
     json::string(out, &member.name);
     for (name, prefix, address) in [
-        (",\"api_addr\":", "http://", &member.http_addr),
+        (",\"api_addr\":", scheme.as_str(), &member.http_addr),
         (",\"addr\":", "", &member.raft_addr),
     ] {
         if !address.is_empty() {

@@ -9,17 +9,18 @@ use axum::http::{Method, Request, Response, StatusCode};
 
 use crate::node::Syntax;
 
+use super::body::{self, Share};
 use super::parameters::Parameters;
 use super::server::Server;
-use super::{body, json, refusal, request};
+use super::{json, refusal, request};
 
 pub(super) async fn answer(
     server: &Arc<Server>,
     parameters: &Parameters,
     http_request: Request<Body>,
 ) -> Response<Body> {
-    let texts = match texts(server, parameters, http_request).await {
-        Ok(texts) => texts,
+    let (texts, _share) = match texts(server, parameters, http_request).await {
+        Ok(received) => received,
         Err(response) => return response,
     };
     let is_pretty = parameters.flag("pretty");
@@ -32,15 +33,16 @@ pub(super) async fn answer(
     }
 }
 
-/// The SQL texts of a call, or the answer that refuses it.
+/// The SQL texts of a call and what they take of the budget of bodies, or the answer that refuses
+/// the call.
 async fn texts(
     server: &Arc<Server>,
     parameters: &Parameters,
     http_request: Request<Body>,
-) -> Result<Vec<String>, Response<Body>> {
+) -> Result<(Vec<String>, Share), Response<Body>> {
     if http_request.method() == Method::GET {
         return match parameters.text("q") {
-            Some(sql) => Ok(vec![sql.to_owned()]),
+            Some(sql) => Ok((vec![sql.to_owned()], Share::default())),
             None => Err(refusal::text(
                 StatusCode::BAD_REQUEST,
                 "query not specified",
@@ -48,15 +50,13 @@ async fn texts(
         };
     }
     let options = &server.options;
-    let body = body::read(http_request, options.body_bytes_max, options.body_pause_max)
-        .await
-        .map_err(|error| refusal::text(error.status(), &error.to_string()))?;
+    let (bytes_max, pause_max) = (options.body_bytes_max, options.body_pause_max);
+    let body = body::read(http_request, bytes_max, pause_max, &server.bodies).await;
+    let (body, share) = body.map_err(|error| refusal::text(error.status(), &error.to_string()))?;
     let statements = request::parse_statements(&body)
         .map_err(|error| refusal::text(StatusCode::BAD_REQUEST, &error.to_string()))?;
-    Ok(statements
-        .into_iter()
-        .map(|statement| statement.sql)
-        .collect())
+    let texts = statements.into_iter().map(|statement| statement.sql);
+    Ok((texts.collect(), share))
 }
 
 fn render(texts: &[String], syntax: &Syntax, is_pretty: bool) -> Vec<u8> {

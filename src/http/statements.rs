@@ -8,10 +8,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, Method, Request as HttpRequest, Response, StatusCode};
 
 use crate::node::{
-    Answer, Level, ReadRequest, Refusal, Reply, Request, Served, Shape, Statement, WriteRequest,
+    Answer, Credentials, Level, ReadRequest, Refusal, Reply, Request, Served, Shape, Statement,
+    WriteRequest,
 };
 
-use super::body;
+use super::body::{self, Share};
+use super::caller;
 use super::parameters::{LevelAsked, Parameters};
 use super::refusal;
 use super::request::{self, RequestError};
@@ -32,8 +34,10 @@ pub(super) async fn answer(
     http_request: HttpRequest<Body>,
 ) -> Response<Body> {
     let started = Instant::now();
-    let statements = match statements(server, shape, &parameters, http_request).await {
-        Ok(statements) => statements,
+    let caller = caller::credentials(http_request.headers());
+    let received = statements(server, shape, &parameters, http_request).await;
+    let (statements, _share) = match received {
+        Ok(received) => received,
         Err(response) => return response,
     };
     let mut envelope = Envelope {
@@ -47,7 +51,7 @@ pub(super) async fn answer(
             timings: parameters.flag("timings"),
         },
     };
-    let served = serve(server, shape, &parameters, statements).await;
+    let served = serve(server, shape, &parameters, statements, caller).await;
     envelope.elapsed = started.elapsed();
     let served = match served {
         Ok(served) => served,
@@ -67,20 +71,22 @@ pub(super) async fn answer(
     response
 }
 
-/// The statements of a call, or the answer that refuses it.
+/// The statements of a call and what they take of the budget of bodies, or the answer that refuses
+/// the call.
 async fn statements(
     server: &Arc<Server>,
     shape: Shape,
     parameters: &Parameters,
     http_request: HttpRequest<Body>,
-) -> Result<Vec<Statement>, Response<Body>> {
+) -> Result<(Vec<Statement>, Share), Response<Body>> {
     if http_request.method() == Method::GET {
         // No `q` is an empty statement, which has no result.
         let sql = parameters.text("q").unwrap_or_default().to_owned();
-        return Ok(vec![Statement {
+        let statement = Statement {
             sql,
             parameters: Vec::new(),
-        }]);
+        };
+        return Ok((vec![statement], Share::default()));
     }
     let content_type = http_request.headers().get(CONTENT_TYPE);
     let content_type = content_type
@@ -88,15 +94,16 @@ async fn statements(
         .unwrap_or_default();
     let plain = shape != Shape::Unified && request::is_plain_text(content_type);
     let options = &server.options;
-    let body = body::read(http_request, options.body_bytes_max, options.body_pause_max)
-        .await
-        .map_err(|error| refusal::text(error.status(), &error.to_string()))?;
+    let (bytes_max, pause_max) = (options.body_bytes_max, options.body_pause_max);
+    let body = body::read(http_request, bytes_max, pause_max, &server.bodies).await;
+    let (body, share) = body.map_err(|error| refusal::text(error.status(), &error.to_string()))?;
     if plain {
-        return Ok(request::plain_statement(&body));
+        return Ok((request::plain_statement(&body), share));
     }
-    parsed(body)
-        .await
-        .map_err(|error| refusal::text(StatusCode::BAD_REQUEST, &error.to_string()))
+    match parsed(body).await {
+        Ok(statements) => Ok((statements, share)),
+        Err(error) => Err(refusal::text(StatusCode::BAD_REQUEST, &error.to_string())),
+    }
 }
 
 async fn parsed(body: Vec<u8>) -> Result<Vec<Statement>, RequestError> {
@@ -112,6 +119,7 @@ async fn serve(
     shape: Shape,
     parameters: &Parameters,
     statements: Vec<Statement>,
+    caller: Option<Credentials>,
 ) -> Result<Served, Refusal> {
     let request = Request {
         statements,
@@ -122,7 +130,10 @@ async fn serve(
     };
     let timeout = parameters.timeout;
     if shape == Shape::Execute {
-        let write = WriteRequest::new(request, timeout);
+        let write = WriteRequest {
+            caller,
+            ..WriteRequest::new(request, timeout)
+        };
         return server.node.execute(write).await;
     }
     let level = match parameters.level() {
@@ -136,7 +147,10 @@ async fn serve(
     } else {
         timeout
     };
-    let read = ReadRequest::new(request, level, timeout);
+    let read = ReadRequest {
+        caller,
+        ..ReadRequest::new(request, level, timeout)
+    };
     if shape == Shape::Query {
         server.node.query(read).await
     } else {

@@ -36,14 +36,23 @@ impl Admission {
         })
     }
 
+    /// The answer to whoever asks to join where this node does not lead.
+    pub(crate) fn leads_elsewhere(&self) -> Option<Joined> {
+        match self.raft.get() {
+            None => Some(Joined::NotLeader(None)),
+            Some(raft) if !raft.is_leader() => Some(Joined::NotLeader(leader_addr(raft))),
+            Some(_) => None,
+        }
+    }
+
     /// Takes a node in. It goes on when the asker gives up; asking again is harmless.
     pub(crate) async fn welcome(self: Arc<Self>, joining: Joining) -> Joined {
+        if let Some(elsewhere) = self.leads_elsewhere() {
+            return elsewhere;
+        }
         let Some(raft) = self.raft.get().cloned() else {
             return Joined::NotLeader(None);
         };
-        if !raft.is_leader() {
-            return Joined::NotLeader(leader_addr(&raft));
-        }
         let admitted = tokio::spawn(async move {
             let _one = self.changing.lock().await;
             self.take_in(&raft, joining).await
@@ -135,6 +144,7 @@ impl Admission {
             raft_id: self.raft_id,
             member: Member::default().into(),
             bootstrap_expect: 0,
+            caller: None,
         };
         let body = Bytes::from(wire::encode(&greeting));
         let peer = self.endpoint.peer(&node.raft_addr, Some(id));

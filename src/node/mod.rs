@@ -40,6 +40,7 @@ mod gate;
 mod health;
 mod identity;
 mod image;
+mod join_gate;
 mod manifest;
 mod membership;
 mod network;
@@ -71,7 +72,8 @@ pub use running::Node;
 pub use stages::Stage;
 
 pub use crate::sqlite::{
-    Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Syntax, Value,
+    Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
+    Syntax, Value,
 };
 pub use crate::transport::ClusterKey;
 

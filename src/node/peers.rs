@@ -11,14 +11,16 @@ use openraft::raft::{StreamAppendError, TransferLeaderRequest, VoteRequest};
 use super::admission::Admission;
 use super::append_frame;
 use super::apply::SnapshotData;
+use super::caller::Permission;
+use super::join_gate::JoinGate;
 use super::manifest::Manifest;
 use super::membership::Membership;
 use super::running::Inner;
 use super::spool::{Spool, SpoolWriter};
 use super::wire::{
-    self, Adopted, Adoption, AppendReply, Call, Forward, Forwarded, Greeting, Joined, Joining,
-    SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteMirror, VoteReply,
-    kind,
+    self, Adopted, Adoption, AppendReply, Call, Forward, Forwarded, Greeting, Introduction, Joined,
+    Joining, SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteMirror,
+    VoteReply, kind,
 };
 use super::{Raft, Refusal};
 use crate::raft::{Snapshot, SnapshotMeta, TypeConfig, Vote, log_id_of};
@@ -28,6 +30,7 @@ use crate::transport::{
 
 /// The handler behind the transport; it exists before Raft does.
 pub(crate) struct Peers {
+    pub(crate) gate: JoinGate,
     pub(crate) membership: Arc<Membership>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) raft: Arc<OnceLock<Raft>>,
@@ -82,11 +85,15 @@ impl Peers {
         match kind {
             kind::GREETING => {
                 let greeting: Greeting = wire::decode(&body)?;
-                return Ok(wire::encode(&self.membership.introduce(&greeting)));
+                return Ok(wire::encode(&self.greeted(&greeting).await));
             }
             kind::ADOPT => {
                 let adoption: Adoption = wire::decode(&body)?;
-                let adopted: Adopted = self.membership.adopt(adoption.cluster);
+                let caller = adoption.caller.as_ref();
+                let addr = peer.addr.to_string();
+                let admitted = self.gate.admit(&addr, caller, &[Permission::Join]).await;
+                let adopted: Adopted =
+                    admitted.and_then(|()| self.membership.adopt(adoption.cluster));
                 return Ok(wire::encode(&adopted));
             }
             _ if peer.cluster.is_none() => return Err("it belongs to no cluster yet".to_owned()),
@@ -122,10 +129,35 @@ impl Peers {
                 if joining.raft_id != peer.node {
                     return Err("it asks to join as another node".to_owned());
                 }
-                let joined: Joined = Arc::clone(&self.admission).welcome(joining).await;
-                Ok(wire::encode(&joined))
+                Ok(wire::encode(&self.joins(joining).await))
             }
             _ => Err("unknown kind of request".to_owned()),
+        }
+    }
+
+    /// To start a cluster with us needs a permission; to know us does not.
+    async fn greeted(&self, greeting: &Greeting) -> Introduction {
+        let refused = if greeting.bootstrap_expect > 0 {
+            let addr = &greeting.member.raft_addr;
+            let caller = greeting.caller.as_ref();
+            let admitted = self.gate.admit(addr, caller, &[Permission::Join]).await;
+            admitted.err()
+        } else {
+            None
+        };
+        self.membership.introduce(greeting, refused)
+    }
+
+    /// Only the leader takes nodes in, and only the leader's users count.
+    async fn joins(&self, joining: Joining) -> Joined {
+        if let Some(elsewhere) = self.admission.leads_elsewhere() {
+            return elsewhere;
+        }
+        let addr = &joining.member.raft_addr;
+        let caller = joining.caller.as_ref();
+        match self.gate.admit(addr, caller, &[Permission::Join]).await {
+            Ok(()) => Arc::clone(&self.admission).welcome(joining).await,
+            Err(why) => Joined::Unauthorized(why),
         }
     }
 

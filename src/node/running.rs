@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::Raft;
 use super::api::{Level, ReadRequest, Refusal, Served, WriteRequest};
-use super::caller::{Credentials, Permission};
+use super::caller::{Credentials, Doorkeeper, Permission};
 use super::error::Error;
 use super::flight::Flights;
 use super::frontier::Frontier;
@@ -40,6 +40,7 @@ pub struct Node {
 /// What exists from the start, before the node belongs to a cluster.
 pub(crate) struct Shell {
     pub(crate) options: NodeOptions,
+    pub(crate) doorkeeper: Arc<Doorkeeper>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) health: Arc<Health>,
     pub(crate) endpoint: Endpoint,
@@ -51,6 +52,7 @@ pub(crate) struct Shell {
 /// Everything behind a node that belongs to a cluster.
 pub(crate) struct Inner {
     pub(crate) options: NodeOptions,
+    pub(crate) doorkeeper: Arc<Doorkeeper>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) health: Arc<Health>,
     pub(crate) endpoint: Endpoint,
@@ -116,6 +118,22 @@ impl Node {
     #[must_use]
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.shell.health.watch()
+    }
+
+    /// Whether a caller may do all of this on this node.
+    pub async fn permits(
+        &self,
+        caller: Option<&Credentials>,
+        permissions: &'static [Permission],
+    ) -> bool {
+        let doorkeeper = &self.shell.doorkeeper;
+        doorkeeper.permits(caller, permissions).await
+    }
+
+    /// Whether this node asks who its callers are.
+    #[must_use]
+    pub fn has_authority(&self) -> bool {
+        self.shell.doorkeeper.has_authority()
     }
 
     /// The advertised HTTP address.
@@ -216,22 +234,13 @@ impl Inner {
         }
     }
 
-    /// Whether a caller may do all of this here. Password checks take their time, so they run on a
-    /// thread of their own.
+    /// Whether a caller may do all of this here.
     pub(crate) async fn permits(
         &self,
         caller: Option<Credentials>,
         permissions: &'static [Permission],
     ) -> bool {
-        let Some(authority) = self.options.authority.clone() else {
-            return true;
-        };
-        let asking = tokio::task::spawn_blocking(move || {
-            permissions
-                .iter()
-                .all(|&permission| authority.permits(caller.as_ref(), permission))
-        });
-        asking.await.unwrap_or(false)
+        self.doorkeeper.permits(caller.as_ref(), permissions).await
     }
 
     /// A write on the node that leads.

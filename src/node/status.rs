@@ -171,6 +171,7 @@ impl Inner {
             raft_id: self.membership.raft_id(),
             member: self.member().clone().into(),
             bootstrap_expect: 0,
+            caller: None,
         };
         let body = Bytes::from(wire::encode(&greeting));
         let peer = self.endpoint.peer(&member.raft_addr, Some(member.raft_id));

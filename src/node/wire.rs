@@ -194,6 +194,8 @@ pub(crate) struct Greeting {
     pub(crate) member: MemberMirror,
     /// How many nodes the asker wants to start a cluster with; 0: none.
     pub(crate) bootstrap_expect: u64,
+    /// On whose behalf, where the peer has an authority and the asker wants to start a cluster.
+    pub(crate) caller: Option<Credentials>,
 }
 
 /// The answer to [`Greeting`].
@@ -208,6 +210,8 @@ pub(crate) struct Introduction {
     /// How many nodes the peer wants to start a cluster with; 0: none.
     pub(crate) bootstrap_expect: u64,
     pub(crate) version: String,
+    /// Why the peer will not start a cluster with the asker.
+    pub(crate) refused: Option<String>,
 }
 
 /// "Make me a member."
@@ -215,6 +219,8 @@ pub(crate) struct Introduction {
 pub(crate) struct Joining {
     pub(crate) raft_id: u64,
     pub(crate) member: MemberMirror,
+    /// On whose behalf, where the leader has an authority.
+    pub(crate) caller: Option<Credentials>,
 }
 
 /// The answer to [`Joining`].
@@ -222,7 +228,10 @@ pub(crate) struct Joining {
 pub(crate) enum Joined {
     /// Ask this leader instead, if known.
     NotLeader(Option<String>),
+    /// Not now, for this reason.
     Refused(String),
+    /// Not for this caller, for this reason.
+    Unauthorized(String),
     Welcome,
 }
 
@@ -230,6 +239,8 @@ pub(crate) enum Joined {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Adoption {
     pub(crate) cluster: u128,
+    /// On whose behalf, where the peer has an authority.
+    pub(crate) caller: Option<Credentials>,
 }
 
 /// The answer to [`Adoption`]: agreed for good, or the reason.
@@ -308,6 +319,7 @@ mod tests {
                 http_addr: "a:2".to_owned(),
             },
             bootstrap_expect: 3,
+            caller: None,
         };
         let bytes = encode(&message);
         let read: Greeting = decode(&bytes).unwrap();

@@ -19,6 +19,7 @@ mod authorizer;
 mod client_transaction;
 mod control;
 mod counters;
+mod extensions;
 mod limits;
 mod parameters;
 mod raw;
@@ -31,6 +32,7 @@ mod tokens;
 mod values;
 mod writer;
 
+pub use extensions::{ExtensionError, Extensions};
 pub use limits::Limits;
 pub use readers::{Full, Readers, ReadersOptions};
 mod capture;

@@ -17,6 +17,7 @@ use rusqlite::{Connection, ffi};
 
 use super::authorizer::Guard;
 use super::counters::Counters;
+use super::extensions::Extensions;
 use super::limits::Limits;
 use super::raw::Failure;
 use super::statement::{self, Executor, Scope};
@@ -24,12 +25,14 @@ use super::tokens;
 use super::values::{Outcome, Reply, Request, Shape, Statement};
 
 /// How the writer's connection is set up.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct WriterOptions {
     /// Whether foreign keys are enforced (`-fk`; off by default as in rqlite).
     pub foreign_keys: bool,
     /// Bounds on what clients may ask for.
     pub limits: Limits,
+    /// What the connection loads.
+    pub extensions: Extensions,
 }
 
 /// Setting up a connection failed.
@@ -138,6 +141,7 @@ impl Writer {
     /// SQLite refused a setting.
     pub fn new(connection: &Connection, options: &WriterOptions) -> Result<Self, SetupError> {
         set_up(connection, options.foreign_keys, &options.limits)?;
+        options.extensions.load(connection)?;
         // FULL makes SQLite call xSync at every commit, which is where the cluster decides.
         connection.execute_batch(
             "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA temp_store=MEMORY;",
