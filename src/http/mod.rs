@@ -34,6 +34,7 @@ pub mod response;
 mod router;
 pub mod routes;
 mod server;
+mod sql;
 mod statements;
 mod status;
 mod tls;
@@ -41,7 +42,6 @@ mod upkeep;
 pub mod users;
 mod watched;
 
-pub use cell::Unrenderable;
 pub use queue::QueueOptions;
 pub use server::{HttpOptions, serve};
 pub use tls::{Tls, TlsError, TlsOptions};

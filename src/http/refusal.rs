@@ -94,10 +94,7 @@ pub(super) fn refused(refusal: &Refusal, envelope: &Envelope) -> Response<Body> 
         outcomes: Vec::new(),
         error: Some(refusal.to_string()),
     };
-    match response::render(&reply, envelope) {
-        Ok(body) => json(status, body),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-    }
+    json(status, response::render(&reply, envelope))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::refusal::{self, JSON};
 use super::routes::{self, Endpoint, Route};
 use super::server::Server;
 use super::{
-    backup, caller, image, leader, load, nodes, readiness, removal, statements, status, upkeep,
+    backup, caller, image, leader, load, nodes, readiness, removal, sql, statements, status, upkeep,
 };
 
 /// Where there are users, every answer asks for one, as in rqlite.
@@ -103,13 +103,13 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
         Endpoint::Reap => upkeep::reap(server).await,
         Endpoint::Remove => removal::answer(server, &parameters, request, caller).await,
         Endpoint::Snapshot => upkeep::snapshot(server, &parameters).await,
+        Endpoint::Sql => sql::answer(server, &parameters, request).await,
         Endpoint::Statements(shape) => statements::answer(server, shape, parameters, request).await,
         Endpoint::Status => status::answer(server, &parameters),
         Endpoint::Console
         | Endpoint::Licenses
         | Endpoint::Profile
         | Endpoint::Root
-        | Endpoint::Sql
         | Endpoint::Variables => refusal::empty(StatusCode::NOT_FOUND),
     }
 }

@@ -90,7 +90,7 @@ pub use upload::{Content, Upload};
 
 pub use crate::sqlite::{
     Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
-    Value,
+    Syntax, Value,
 };
 pub use crate::transport::ClusterKey;
 

@@ -338,7 +338,10 @@ impl OwnerThread {
             Load::Database { path, .. } => {
                 open.writer.replace(open.database.connection_mut(), path)
             }
-            Load::Script(request) => open.writer.run_script(open.database.connection(), request),
+            Load::Script(request) => {
+                let request = std::slice::from_ref(request);
+                open.writer.run(open.database.connection(), request)
+            }
         };
         let landed = self.context.desk.close();
         let is_stepwise = matches!(&load, Load::Script(request) if Writer::runs_alone(request));

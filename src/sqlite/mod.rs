@@ -16,6 +16,7 @@
 //! to the file past SQLite while it is open.
 
 mod authorizer;
+mod client_transaction;
 mod control;
 mod counters;
 mod dump;
@@ -29,6 +30,7 @@ mod readers;
 mod result_rows;
 mod statement;
 mod statement_cache;
+mod syntax;
 mod tokens;
 mod values;
 mod vet;
@@ -65,6 +67,7 @@ pub use record::{Record, Stamp};
 pub use redo::Redo;
 pub use shim::{Gate, Verdict};
 pub use start_lock::StartLock;
+pub use syntax::Syntax;
 pub use values::{Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value};
 pub use vet::{Fit, MAGIC, Unfit, vet};
 pub use writer::{GroupEnd, SetupError, SqlCommit, Writer, WriterOptions};
