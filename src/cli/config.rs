@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use wallaby::http::QueueOptions;
 use wallaby::node::NodeOptions;
 
 use crate::cli::flags::ServeFlags;
@@ -21,6 +22,8 @@ pub(crate) struct ServeConfig {
     pub(crate) http_addr: String,
     /// Users, TLS and limits of the HTTP interface.
     pub(crate) http: HttpConfig,
+    /// How queued writes are batched.
+    pub(crate) queue: QueueOptions,
     /// Targets of `-join` given as `http://host:port` or `https://host:port`: nodes to be asked for
     /// their Raft address.
     pub(crate) join_http: Vec<String>,
@@ -119,6 +122,12 @@ impl ServeConfig {
             node,
             http_addr: flags.http_addr,
             http,
+            queue: QueueOptions {
+                capacity: flags.write_queue_capacity,
+                batch_size: flags.write_queue_batch_size,
+                batch_time_max: flags.write_queue_timeout,
+                transaction: flags.write_queue_tx,
+            },
             join_http,
             extensions: flags.extensions_path,
             log_level,
@@ -208,6 +217,9 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
     within("spool-bytes", flags.spool_bytes, 64 << 10, 1 << 40)?;
     within("log-tail", flags.log_tail, 0, 1 << 40)?;
     within("log-segment", flags.log_segment, 1 << 20, 1 << 30)?;
+    let (capacity, batch) = (flags.write_queue_capacity, flags.write_queue_batch_size);
+    within("write-queue-capacity", capacity as u64, 1, 1 << 20)?;
+    within("write-queue-batch-size", batch as u64, 1, 4096)?;
     within("bootstrap-expect", flags.bootstrap_expect, 0, 99)?;
     if flags.raft_snap_wal_size != 0 {
         within(

@@ -119,6 +119,19 @@ pub(crate) struct ServeFlags {
     /// How long a follower waits at least before it stands for election (default: 250ms).
     #[arg(long, value_name = "DURATION", value_parser = span)]
     pub(crate) raft_election_timeout: Option<Duration>,
+    /// Queued writes that may wait; further ones are kept waiting for room.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) write_queue_capacity: usize,
+    /// Queued writes that are sent to the leader together.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) write_queue_batch_size: usize,
+    /// How long a queued write waits at most for others to be sent with it.
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = span)]
+    pub(crate) write_queue_timeout: Duration,
+    /// Run the queued writes that are sent together as one transaction.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+        default_missing_value = "true", value_parser = switch, value_name = "BOOL")]
+    pub(crate) write_queue_tx: bool,
     /// Bytes of pages that one transaction may change; a larger one is rolled back with an error.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
     pub(crate) max_transaction_bytes: u64,

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
+use wallaby::http::HttpOptions;
 use wallaby::node::Node;
 
 use crate::cli::config::ServeConfig;
@@ -117,6 +118,10 @@ async fn serve(config: ServeConfig, http: HttpParts) -> Result<(), ServeError> {
         "starting"
     );
     let node = Node::open(config.node).await?;
+    let options = HttpOptions {
+        queue: config.queue,
+        ..http.options
+    };
     let (signalled, failed) = (stop_signal()?, out_of_service(&node));
     let stop = async move {
         tokio::select! {
@@ -124,7 +129,7 @@ async fn serve(config: ServeConfig, http: HttpParts) -> Result<(), ServeError> {
             () = failed => {}
         }
     };
-    let served = wallaby::http::serve(node.clone(), listener, http.options, stop).await;
+    let served = wallaby::http::serve(node.clone(), listener, options, stop).await;
     // Also when HTTP failed: what the node has in flight is finished, not cut off. A disk that
     // hangs must not keep the process from being replaced.
     if timeout(CLOSE_TIME_MAX, node.close()).await.is_err() {

@@ -20,7 +20,7 @@ use super::parameters::{self, Parameters};
 use super::refusal::{self, JSON};
 use super::routes::{self, Endpoint, Route};
 use super::server::Server;
-use super::{caller, image, nodes, readiness, statements, status};
+use super::{caller, image, leader, nodes, readiness, removal, statements, status};
 
 /// Where there are users, every answer asks for one, as in rqlite.
 const CHALLENGE: &str = "Basic realm=\"rqlite\"";
@@ -92,19 +92,19 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
     }
     match route.endpoint {
         Endpoint::Image => image::answer(server).await,
+        Endpoint::Leader => leader::answer(server, &parameters, request, caller).await,
         Endpoint::Nodes => nodes::answer(server, &parameters).await,
         Endpoint::Ready => readiness::answer(server, &parameters).await,
+        Endpoint::Remove => removal::answer(server, &parameters, request, caller).await,
         Endpoint::Statements(shape) => statements::answer(server, shape, parameters, request).await,
         Endpoint::Status => status::answer(server, &parameters),
         Endpoint::Backup
         | Endpoint::Boot
         | Endpoint::Console
-        | Endpoint::Leader
         | Endpoint::Licenses
         | Endpoint::Load
         | Endpoint::Profile
         | Endpoint::Reap
-        | Endpoint::Remove
         | Endpoint::Root
         | Endpoint::Snapshot
         | Endpoint::Sql

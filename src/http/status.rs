@@ -12,7 +12,7 @@ use crate::node::NodeStatus;
 
 use super::parameters::Parameters;
 use super::server::Server;
-use super::{date, duration, json, refusal};
+use super::{date, duration, json, queued, refusal};
 
 pub(super) fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
     let status = server.node.status();
@@ -27,6 +27,7 @@ pub(super) fn answer(server: &Server, parameters: &Parameters) -> Response<Body>
             "allow_origin": server.options.allow_origin.as_deref().unwrap_or_default(),
             "auth": if server.node.has_authority() { "enabled" } else { "disabled" },
             "bind_addr": server.bind_addr,
+            "queue": queued::report(&server.queue_status()),
             "tls": tls(server),
         },
         "node": process(server),

@@ -22,7 +22,8 @@ pub(crate) struct Admission {
     raft: Arc<OnceLock<Raft>>,
     endpoint: Endpoint,
     raft_id: u64,
-    changing: tokio::sync::Mutex<()>,
+    /// Held by whoever changes the membership or hands the leadership over.
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 impl Admission {
@@ -76,7 +77,7 @@ impl Admission {
             Some(known) if known == member => {}
             Some(_) => {
                 let nodes = BTreeMap::from([(id, member.clone())]);
-                change(raft, ChangeMembers::SetNodes(nodes)).await?;
+                change(raft, ChangeMembers::SetNodes(nodes), false).await?;
                 tracing::info!(
                     name = member.name,
                     addr = member.raft_addr,
@@ -101,6 +102,7 @@ impl Admission {
                 ChangeMembers::RemoveVoters(voters),
                 ChangeMembers::RemoveNodes(learners),
             ]),
+            false,
         )
         .await?;
         tracing::info!(
@@ -166,7 +168,7 @@ impl Admission {
                 let config = membership(raft);
                 if let [_, .., last] = &config.get_joint_config()[..] {
                     let last = ChangeMembers::ReplaceAllVoters(last.clone());
-                    if let Err(why) = change(raft, last).await {
+                    if let Err(why) = change(raft, last, false).await {
                         tracing::warn!(why, "a membership change that was left is not finished");
                         tokio::time::sleep(RETRY).await;
                     }
@@ -218,8 +220,13 @@ async fn caught_up(raft: &Raft, id: u64) -> Result<(), String> {
     }
 }
 
-async fn change(raft: &Raft, change: ChangeMembers<u64, Member>) -> Result<(), String> {
-    let changed = raft.change_membership(change, false).await;
+/// Changes the membership; `retain`: who loses the vote stays as a learner.
+pub(crate) async fn change(
+    raft: &Raft,
+    change: ChangeMembers<u64, Member>,
+    retain: bool,
+) -> Result<(), String> {
+    let changed = raft.change_membership(change, retain).await;
     changed.map(drop).map_err(|error| error.to_string())
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use super::Raft;
 use super::admission::Admission;
 use super::apply::StateMachine;
 use super::caller::Doorkeeper;
+use super::contact::Contact;
 use super::error::Error;
 use super::flight::Flights;
 use super::frontier::Frontier;
@@ -268,6 +269,9 @@ impl Assembly {
             writes,
             rounds,
             watches,
+            admission: Arc::clone(&self.admission),
+            contact: Contact::default(),
+            handed_over_term: AtomicU64::new(0),
             is_closing: AtomicBool::new(false),
         });
         drop(self.handler_node.set(Arc::downgrade(&inner)));

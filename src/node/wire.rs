@@ -15,6 +15,7 @@
 //! | 8 | request, control | [`Greeting`] | [`Introduction`] |
 //! | 9 | request, control | [`Joining`] | [`Joined`] |
 //! | 10 | request, control | [`Adoption`] | [`Adopted`] |
+//! | 11 | request, data | an errand: [`super::errand::Message`] | [`super::errand::Report`] |
 //!
 //! Kinds 8 and 10 are the only ones that a peer without a cluster may send or receive.
 
@@ -39,6 +40,7 @@ pub(crate) mod kind {
     pub(crate) const GREETING: u8 = 8;
     pub(crate) const JOIN: u8 = 9;
     pub(crate) const ADOPT: u8 = 10;
+    pub(crate) const ERRAND: u8 = 11;
 }
 
 /// A log id.
