@@ -133,7 +133,7 @@ impl Write for Chunks {
         }
         let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES));
         let sending = timeout(self.pause_max, self.chunks.send(Ok(Bytes::from(full))));
-        match self.runtime.block_on(async { sending.await }) {
+        match self.runtime.block_on(sending) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(io::Error::other("the client has gone")),
             Err(_) => {

@@ -10,9 +10,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+
+use checkpoints::{Pace, RECORD_WAIT};
 
 use super::error::Error;
 use super::fence::Fence;
@@ -220,14 +222,6 @@ impl Open {
     }
 }
 
-/// When to try a checkpoint again.
-#[derive(Default)]
-struct Pace {
-    tried: Option<Instant>,
-    incomplete: bool,
-    applied: Option<Position>,
-}
-
 impl OwnerThread {
     fn run(mut self, queue: &mpsc::Receiver<Job>) {
         loop {
@@ -260,7 +254,7 @@ impl OwnerThread {
                 self.checkpoint_when_due();
             }
             Job::Load { load, ticket, done } => {
-                let end = self.run_load(load, ticket);
+                let end = self.run_load(&load, ticket);
                 self.publish_extent();
                 let _ = done.send(end);
                 self.checkpoint_when_due();
@@ -329,12 +323,12 @@ impl OwnerThread {
         })
     }
 
-    fn run_load(&mut self, load: Load, ticket: Ticket) -> Option<GroupEnd> {
+    fn run_load(&mut self, load: &Load, ticket: Ticket) -> Option<GroupEnd> {
         let State::Open(open) = &mut self.state else {
             return None;
         };
         self.context.desk.open(ticket);
-        let end = match &load {
+        let end = match load {
             Load::Database { path, .. } => {
                 open.writer.replace(open.database.connection_mut(), path)
             }
@@ -344,7 +338,7 @@ impl OwnerThread {
             }
         };
         let landed = self.context.desk.close();
-        let is_stepwise = matches!(&load, Load::Script(request) if Writer::runs_alone(request));
+        let is_stepwise = matches!(load, Load::Script(request) if Writer::runs_alone(request));
         Some(GroupEnd {
             replies: end.replies,
             rest: Vec::new(),
@@ -456,20 +450,6 @@ impl OwnerThread {
         }
     }
 
-    fn record_is(&self, applied: Position) {
-        let membership = self
-            .context
-            .desk
-            .frontier
-            .state()
-            .settled_membership()
-            .clone();
-        self.context.outlets.recorded.send_replace(Some(Recorded {
-            applied,
-            membership,
-        }));
-    }
-
     fn publish_extent(&self) {
         if let State::Open(open) = &self.state {
             self.context.outlets.extent.send_replace(Extent {
@@ -505,15 +485,5 @@ fn not_injected(error: sqlite::Error) -> Error {
     error.into()
 }
 
-/// With a WAL of this size, frozen images are given up; their transfers begin again.
-const IMAGE_WAL_BYTES_MAX: u64 = 4 << 30;
-/// A leader's other writes wait while a checkpoint waits for a reader, so not for long.
-const SHORT_WAIT: Duration = Duration::from_millis(5);
-/// Above four times the threshold the WAL's growth is the greater evil.
-const LONG_WAIT: Duration = Duration::from_millis(100);
-const RETRY: Duration = Duration::from_millis(50);
-const BACK_OFF: Duration = Duration::from_secs(1);
-/// For a record that somebody asked for: a purge, an install, the end of the process.
-const RECORD_WAIT: Duration = Duration::from_millis(200);
 /// An idle node checkpoints what it has, so that its next start is quick.
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(2);

@@ -128,7 +128,10 @@ impl Object {
     fn module(&self) -> String {
         let sql = String::from_utf8_lossy(&self.sql);
         let mut tokens = Tokens::new(&sql);
-        let is_using = |token: &Token<'_>| matches!(token, Token::Word(word) if word.eq_ignore_ascii_case("using"));
+        let is_using = |token: &Token<'_>| match token {
+            Token::Word(word) => word.eq_ignore_ascii_case("using"),
+            _ => false,
+        };
         // The name of the table comes before, and may be the word itself, but quoted.
         let _ = tokens.by_ref().find(is_using);
         match tokens.next() {

@@ -293,7 +293,17 @@ fn what_is_no_sound_database_changes_nothing_anywhere() {
         assert!(answer.body.len() > 20, "{what}: {}", answer.body);
     }
     assert_eq!(state(&mut cluster), before);
+    cluster.assert_healthy_logs();
+}
 
+#[test]
+fn a_flipped_bit_is_found_or_does_no_harm() {
+    let mut random = Random::new(seed("load"));
+    let mut cluster = ProcessCluster::start(3, &Formation::Expect, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let sound = file(dir.path(), ROWS);
+    assert_loaded(&cluster, &sound);
+    let mut before = state(&mut cluster);
     let (mut taken, mut damaged) = (0, 0);
     for _ in 0..40 {
         let mut body = sound.clone();
@@ -310,8 +320,10 @@ fn what_is_no_sound_database_changes_nothing_anywhere() {
             taken += 1;
             cluster.assert_identical();
             assert_loaded(&cluster, &sound);
+            before = state(&mut cluster);
         } else {
             damaged += 1;
+            assert_eq!(state(&mut cluster), before, "offset {at}");
             let what = format!("offset {at}: {} {}", answer.status, answer.body);
             assert!(
                 answer.status == 400 || answer.body.contains("error"),

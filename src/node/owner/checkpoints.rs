@@ -1,15 +1,22 @@
-//! When the owner checkpoints, and what it does around SQLite's own part of it.
+//! When the owner thread moves the WAL into the main file: as the WAL grows, when there is nothing
+//! else to do, and when it is asked to.
 
 use std::time::{Duration, Instant};
 
-use super::{
-    BACK_OFF, IMAGE_WAL_BYTES_MAX, LONG_WAIT, OwnerThread, RECORD_WAIT, RETRY, Recorded,
-    SHORT_WAIT, State,
-};
-use crate::node::error::Error;
-use crate::node::upkeep::Checkpointed;
+use super::super::error::Error;
+use super::super::upkeep::Checkpointed;
+use super::{OwnerThread, Recorded, State};
 use crate::raft::codec::encode_membership;
 use crate::sqlite::Checkpoint;
+use crate::wal::Position;
+
+/// When to try a checkpoint again.
+#[derive(Default)]
+pub(super) struct Pace {
+    pub(super) tried: Option<Instant>,
+    pub(super) incomplete: bool,
+    pub(super) applied: Option<Position>,
+}
 
 impl OwnerThread {
     pub(super) fn checkpoint_when_due(&mut self) {
@@ -123,4 +130,29 @@ impl OwnerThread {
         }));
         Ok(true)
     }
+
+    pub(super) fn record_is(&self, applied: Position) {
+        let membership = self
+            .context
+            .desk
+            .frontier
+            .state()
+            .settled_membership()
+            .clone();
+        self.context.outlets.recorded.send_replace(Some(Recorded {
+            applied,
+            membership,
+        }));
+    }
 }
+
+/// With a WAL of this size, frozen images are given up; their transfers begin again.
+const IMAGE_WAL_BYTES_MAX: u64 = 4 << 30;
+/// A leader's other writes wait while a checkpoint waits for a reader, so not for long.
+const SHORT_WAIT: Duration = Duration::from_millis(5);
+/// Above four times the threshold the WAL's growth is the greater evil.
+const LONG_WAIT: Duration = Duration::from_millis(100);
+const RETRY: Duration = Duration::from_millis(50);
+const BACK_OFF: Duration = Duration::from_secs(1);
+/// For a record that somebody asked for: a purge, an install, the end of the process.
+pub(super) const RECORD_WAIT: Duration = Duration::from_millis(200);
