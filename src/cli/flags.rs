@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use wallaby::http::duration;
 
+use crate::cli::pace::PaceFlags;
+use crate::cli::rqlited::RqlitedFlags;
+
 /// The whole command line.
 #[derive(clap::Parser)]
 #[command(
@@ -130,19 +133,29 @@ pub(crate) struct ServeFlags {
     /// Be killed when the process with this id, which must be the parent, ends.
     #[arg(long, value_name = "PID", hide = true)]
     pub(crate) die_with_parent: Option<u32>,
+    /// Print the versions of Wallaby, SQLite and openraft, and do nothing else.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+        default_missing_value = "true", value_parser = switch, value_name = "BOOL")]
+    pub(crate) version: bool,
+    /// How often, how long, how many times.
+    #[command(flatten)]
+    pub(crate) pace: PaceFlags,
+    /// What nothing here answers to.
+    #[command(flatten)]
+    pub(crate) rqlited: RqlitedFlags,
     /// Where the node keeps everything; made if it does not exist.
     #[arg(value_name = "DATA-DIRECTORY")]
     pub(crate) data_dir: Option<PathBuf>,
 }
 
 /// A duration as Go writes it.
-fn span(text: &str) -> Result<Duration, String> {
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
     let malformed = || format!("`{text}` is not a duration such as 300ms, 1.5s or 2m30s");
     duration::parse(text).ok_or_else(malformed)
 }
 
 /// A boolean in any of the forms that Go's flag package takes.
-fn switch(text: &str) -> Result<bool, String> {
+pub(crate) fn switch(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

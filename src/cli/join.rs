@@ -19,38 +19,41 @@ pub(crate) struct JoinError {
 pub(crate) fn raft_addresses(
     targets: &[String],
     data_dir: &Path,
+    attempts: u32,
+    interval: Duration,
 ) -> Result<Vec<String>, JoinError> {
     // The log is made when the node belongs to a cluster. The directory alone says nothing: a node
     // that was stopped while it still looked for a cluster would start one of its own.
     if data_dir.join("log").exists() {
         return Ok(Vec::new());
     }
-    targets.iter().map(|target| raft_address(target)).collect()
+    let address = |target: &String| raft_address(target, attempts, interval);
+    targets.iter().map(address).collect()
 }
 
-fn raft_address(target: &str) -> Result<String, JoinError> {
+fn raft_address(target: &str, attempts: u32, interval: Duration) -> Result<String, JoinError> {
     let mut attempt = 1;
     loop {
-        let reason = match ask(target) {
+        let reason = match ask(target, interval) {
             Ok(found) => return Ok(found),
             Err(reason) => reason,
         };
         tracing::warn!(target, attempt, reason, "a node to join does not answer");
-        if attempt == ATTEMPTS {
+        if attempt >= attempts {
             return Err(JoinError {
                 target: target.to_owned(),
                 reason,
             });
         }
         attempt += 1;
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(interval);
     }
 }
 
 /// One question: `/status` tells the Raft address of the node that answers it.
-fn ask(target: &str) -> Result<String, String> {
+fn ask(target: &str, patience: Duration) -> Result<String, String> {
     let config = ureq::Agent::config_builder()
-        .timeout_global(Some(PAUSE))
+        .timeout_global(Some(patience))
         .build();
     let url = format!("http://{target}/status?key=cluster");
     let answer = ureq::Agent::from(config).get(url).call();
@@ -64,7 +67,3 @@ fn ask(target: &str) -> Result<String, String> {
         .map(str::to_owned)
         .ok_or_else(|| format!("it answers {cluster}"))
 }
-
-/// As rqlited: five attempts, three seconds apart.
-const ATTEMPTS: u32 = 5;
-const PAUSE: Duration = Duration::from_secs(3);

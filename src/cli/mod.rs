@@ -10,6 +10,8 @@ mod flags;
 mod join;
 mod keygen;
 mod logging;
+mod pace;
+mod rqlited;
 mod serve;
 mod version;
 
@@ -37,6 +39,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match line.command {
         Command::Demo(flags) => demo::run(&flags),
         Command::Keygen { file } => finished(keygen::run(&file)),
+        Command::Serve(flags) if flags.version => finished(version::run()),
         Command::Serve(flags) => match ServeConfig::from_flags(*flags) {
             Ok(config) => finished(serve::run(config)),
             Err(error) => misused(&error),

@@ -9,10 +9,12 @@ use tokio::time::timeout;
 
 use wallaby::http::HttpOptions;
 use wallaby::node::Node;
+use wallaby::ops::Upkeep;
 
 use crate::cli::config::ServeConfig;
 use crate::cli::join::{self, JoinError};
 use crate::cli::logging;
+use crate::cli::rqlited::WithoutEffect;
 
 /// Why the node did not start or did not stop in order.
 #[derive(Debug, thiserror::Error)]
@@ -49,11 +51,15 @@ pub(crate) enum ServeError {
 
 /// Runs a node until SIGTERM or SIGINT, or until it goes out of service.
 pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
-    logging::start(config.log_level);
+    logging::start(config.log_level, config.raft_log_level);
     if let Some(parent) = config.die_with_parent {
         die_with(parent)?;
     }
-    let joined = join::raft_addresses(&config.join_http, &config.data_dir)?;
+    for WithoutEffect { flag, reason } in &config.without_effect {
+        tracing::warn!(flag, reason, "this flag of rqlited has no effect here");
+    }
+    let (attempts, interval) = (config.join_attempts, config.join_interval);
+    let joined = join::raft_addresses(&config.join_http, &config.data_dir, attempts, interval)?;
     config.node.join.extend(joined);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -100,6 +106,7 @@ async fn serve(config: ServeConfig) -> Result<(), ServeError> {
         body_bytes_max: config.http_body_bytes_max,
         ..HttpOptions::default()
     };
+    let upkeep = Upkeep::start(&node, config.upkeep);
     let (signalled, failed) = (stop_signal()?, out_of_service(&node));
     let stop = async move {
         tokio::select! {
@@ -108,6 +115,7 @@ async fn serve(config: ServeConfig) -> Result<(), ServeError> {
         }
     };
     let served = wallaby::http::serve(node.clone(), listener, options, stop).await;
+    drop(upkeep);
     // Also when HTTP failed: what the node has in flight is finished, not cut off. A disk that
     // hangs must not keep the process from being replaced.
     if timeout(CLOSE_TIME_MAX, node.close()).await.is_err() {

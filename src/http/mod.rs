@@ -8,11 +8,13 @@
 
 mod body;
 mod cell;
+mod counters;
 pub mod date;
 pub mod duration;
 mod image;
 pub mod json;
 pub mod nodes;
+mod pages;
 pub mod parameters;
 mod readiness;
 mod refusal;
@@ -23,6 +25,7 @@ pub mod routes;
 mod server;
 mod statements;
 mod status;
+mod variables;
 
 pub use cell::Unrenderable;
 pub use server::{HttpOptions, serve};

@@ -19,7 +19,7 @@ use super::parameters::{self, Parameters};
 use super::refusal::{self, JSON};
 use super::routes::{self, Endpoint};
 use super::server::Server;
-use super::{image, nodes, readiness, statements, status};
+use super::{image, nodes, pages, readiness, statements, status, variables};
 
 const VERSION: HeaderName = HeaderName::from_static("x-rqlite-version");
 
@@ -72,23 +72,23 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
         return response;
     }
     match route.endpoint {
+        Endpoint::Console => pages::console(&path, request.method()),
         Endpoint::Image => image::answer(server).await,
+        Endpoint::Licenses => pages::licences(),
         Endpoint::Nodes => nodes::answer(server, &parameters).await,
+        Endpoint::Profile => pages::profile(),
         Endpoint::Ready => readiness::answer(server, &parameters).await,
+        Endpoint::Root => pages::root(request.method()),
         Endpoint::Statements(shape) => statements::answer(server, shape, parameters, request).await,
-        Endpoint::Status => status::answer(server, &parameters),
+        Endpoint::Status => status::answer(server, &parameters).await,
+        Endpoint::Variables => variables::answer(server, &parameters),
         Endpoint::Backup
         | Endpoint::Boot
-        | Endpoint::Console
         | Endpoint::Leader
-        | Endpoint::Licenses
         | Endpoint::Load
-        | Endpoint::Profile
         | Endpoint::Reap
         | Endpoint::Remove
-        | Endpoint::Root
         | Endpoint::Snapshot
-        | Endpoint::Sql
-        | Endpoint::Variables => refusal::empty(StatusCode::NOT_FOUND),
+        | Endpoint::Sql => refusal::empty(StatusCode::NOT_FOUND),
     }
 }

@@ -14,8 +14,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::node::Node;
+use crate::node::{Node, Tally};
 
+use super::counters::HttpCounter;
 use super::router;
 
 /// After a failed accept (usually: out of descriptors) the next attempt waits this long.
@@ -59,6 +60,7 @@ pub(super) struct Server {
     /// The address that the listener is bound to.
     pub(super) bind_addr: String,
     pub(super) started: SystemTime,
+    pub(super) counters: Tally<HttpCounter>,
 }
 
 /// Serves the HTTP interface of a node until `stop` is ready, then lets the calls under way finish
@@ -78,6 +80,7 @@ pub async fn serve(
         options,
         bind_addr,
         started: SystemTime::now(),
+        counters: Tally::default(),
     });
     let service = Router::new()
         .fallback(router::answer)

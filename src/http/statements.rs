@@ -13,6 +13,7 @@ use crate::node::{
 
 use super::body;
 use super::cell::Unrenderable;
+use super::counters::HttpCounter;
 use super::parameters::{LevelAsked, Parameters};
 use super::refusal;
 use super::request::{self, RequestError};
@@ -37,6 +38,7 @@ pub(super) async fn answer(
         Ok(statements) => statements,
         Err(response) => return response,
     };
+    count(server, shape, statements.len());
     let mut envelope = Envelope {
         shape,
         elapsed: Duration::ZERO,
@@ -52,7 +54,12 @@ pub(super) async fn answer(
     envelope.elapsed = started.elapsed();
     let served = match served {
         Ok(served) => served,
-        Err(refusal) => return refusal::refused(&refusal, &envelope),
+        Err(refusal) => {
+            if refusal == Refusal::LeaderNotFound {
+                server.counters.count(HttpCounter::LeaderNotFound);
+            }
+            return refusal::refused(&refusal, &envelope);
+        }
     };
     if parameters.flag("raft_index") {
         envelope.raft_index = served.raft_index;
@@ -68,6 +75,16 @@ pub(super) async fn answer(
         response.headers_mut().insert(SERVED_BY, served_by);
     }
     response
+}
+
+fn count(server: &Server, shape: Shape, statements: usize) {
+    let (call, each) = match shape {
+        Shape::Execute => (HttpCounter::Executions, HttpCounter::ExecuteStatements),
+        Shape::Query => (HttpCounter::Queries, HttpCounter::QueryStatements),
+        Shape::Unified => (HttpCounter::Requests, HttpCounter::RequestStatements),
+    };
+    server.counters.count(call);
+    server.counters.add(each, statements as u64);
 }
 
 /// The statements of a call, or the answer that refuses it.

@@ -32,6 +32,7 @@ pub(crate) struct Membership {
     pub(crate) member: Member,
     join: Vec<String>,
     bootstrap_expect: u64,
+    settle_time_max: Duration,
     raft: Arc<OnceLock<Raft>>,
     /// Nodes that want to start a cluster, by Raft address: one that comes back with an empty
     /// directory is another node at the same address.
@@ -54,7 +55,7 @@ impl Membership {
         identity: Identity,
         member: Member,
         join: Vec<String>,
-        bootstrap_expect: u64,
+        (bootstrap_expect, settle_time_max): (u64, Duration),
         raft: Arc<OnceLock<Raft>>,
         health: Arc<Health>,
     ) -> Arc<Self> {
@@ -65,6 +66,7 @@ impl Membership {
             member,
             join,
             bootstrap_expect,
+            settle_time_max,
             raft,
             heard: Mutex::default(),
             assigned,
@@ -157,15 +159,33 @@ impl Membership {
             return Ok((cluster, Settled::Initialise(alone)));
         }
         tracing::info!(peers = ?self.join, "looking for a cluster");
+        let begun = Instant::now();
         loop {
             let met = self.greet_all(endpoint).await;
             if let Some(found) = self.look_around(endpoint, &met).await? {
                 return Ok(found);
             }
+            if begun.elapsed() > self.settle_time_max {
+                return Err(self.lonely());
+            }
             let mut assigned = self.assigned.subscribe();
             // Either somebody adopts us, or we look again.
             let _ = tokio::time::timeout(GREETING_INTERVAL, assigned.changed()).await;
         }
+    }
+
+    /// Why the node gives up looking for a cluster.
+    fn lonely(&self) -> Error {
+        let (who, flags) = if self.bootstrap_expect > 0 {
+            ("too few nodes", "-bootstrap-expect-timeout")
+        } else {
+            ("no node of a cluster", "-join-attempts and -join-interval")
+        };
+        Error::Configuration(format!(
+            "{who} answered at {} within {:?} ({flags})",
+            self.join.join(", "),
+            self.settle_time_max
+        ))
     }
 
     /// One round of [`Membership::settle`].

@@ -8,14 +8,15 @@
 //! | file | what |
 //! |---|---|
 //! | `api`, `options`, `error` | what others see |
-//! | `running`, `open`, `tasks`, `status` | the node and its life |
+//! | `running`, `open`, `tasks`, `handover`, `status` | the node and its life |
 //! | `write`, `read`, `rounds` | what the leader does for clients |
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
-//! | `health`, `notices`, `stages` | what is wrong, what an operator is told, how far things are |
+//! | `health`, `notices` | what is wrong, what an operator is told |
+//! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
 //!
 //! Invariants:
 //! * Acknowledged means: flushed on a quorum, applied here, and committed by SQLite.
@@ -33,10 +34,13 @@ mod append_frame;
 mod apply;
 mod caller;
 mod error;
+mod facts;
 mod fence;
 mod flight;
+mod footprint;
 mod frontier;
 mod gate;
+mod handover;
 mod health;
 mod identity;
 mod image;
@@ -58,6 +62,7 @@ mod running;
 mod spool;
 mod stages;
 mod status;
+mod tally;
 mod tasks;
 mod wire;
 mod write;
@@ -65,10 +70,14 @@ mod write;
 pub use api::{Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served, WriteRequest};
 pub use caller::{Authority, Credentials, Permission};
 pub use error::Error;
+pub use facts::SqliteFacts;
+pub use footprint::Footprint;
 pub use image::ImageReader;
 pub use options::NodeOptions;
 pub use running::Node;
 pub use stages::Stage;
+pub(crate) use tally::counted;
+pub use tally::{Count, Counted, NodeCounter, Tally};
 
 pub use crate::sqlite::{
     Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value,

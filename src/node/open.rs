@@ -15,6 +15,7 @@ use super::admission::Admission;
 use super::apply::StateMachine;
 use super::error::Error;
 use super::flight::Flights;
+use super::footprint::Footprints;
 use super::frontier::Frontier;
 use super::gate::{Desk, Origin};
 use super::health::Health;
@@ -30,6 +31,7 @@ use super::recovery::{Recovered, reconcile, recover};
 use super::rounds::Rounds;
 use super::running::{Inner, Node, Shell, check};
 use super::stages::Stages;
+use super::tally::{NodeCounter, Tally};
 use super::tasks;
 use super::write::{WriteQueue, run_groups};
 use crate::raft::Member;
@@ -44,6 +46,7 @@ struct Assembly {
     options: NodeOptions,
     membership: Arc<Membership>,
     health: Arc<Health>,
+    tally: Arc<Tally<NodeCounter>>,
     endpoint: Endpoint,
     raft: Arc<OnceLock<Raft>>,
     handler_node: Arc<OnceLock<Weak<Inner>>>,
@@ -116,6 +119,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     };
     let endpoint = bind(&options, &identity)?;
     let (raft, health) = (Arc::new(OnceLock::new()), Arc::new(Health::default()));
+    let tally = Arc::<Tally<NodeCounter>>::default();
     let assigned = identity.cluster;
     let raft_id = identity.raft_id;
     let membership = Membership::new(
@@ -123,16 +127,22 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         identity,
         member,
         options.join.clone(),
-        options.bootstrap_expect,
+        (options.bootstrap_expect, options.settle_time_max),
         Arc::clone(&raft),
         Arc::clone(&health),
     );
     let handler_node = Arc::new(OnceLock::new());
-    let admission = Admission::new(Arc::clone(&raft), endpoint.clone(), raft_id);
+    let admission = Admission::new(
+        Arc::clone(&raft),
+        endpoint.clone(),
+        raft_id,
+        Arc::clone(&tally),
+    );
     endpoint.serve(Arc::new(Shared(Arc::new(Peers {
         membership: Arc::clone(&membership),
         admission: Arc::clone(&admission),
         raft: Arc::clone(&raft),
+        tally: Arc::clone(&tally),
         dir: options.data_dir.clone(),
         node: Arc::clone(&handler_node),
     }))));
@@ -140,6 +150,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         options: options.clone(),
         membership: Arc::clone(&membership),
         health: Arc::clone(&health),
+        tally: Arc::clone(&tally),
         endpoint: endpoint.clone(),
         inner: OnceLock::new(),
         runtime: Mutex::new(None),
@@ -149,6 +160,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         options,
         membership,
         health,
+        tally,
         endpoint,
         raft,
         handler_node,
@@ -254,9 +266,12 @@ impl Assembly {
             flights,
             frontier,
             stages,
+            tally: Arc::clone(&self.tally),
             writes,
             rounds,
             watches,
+            footprints: Footprints::default(),
+            facts: OnceLock::new(),
             is_closing: AtomicBool::new(false),
         });
         drop(self.handler_node.set(Arc::downgrade(&inner)));
@@ -296,7 +311,10 @@ impl Assembly {
             desk,
             log: from.log,
             health: Arc::clone(&self.health),
+            tally: Arc::clone(&self.tally),
             checkpoint_wal_bytes: options.checkpoint_wal_bytes,
+            checkpoint_entries: options.checkpoint_entries,
+            checkpoint_interval: options.checkpoint_interval,
             outlets,
         };
         let (lock, hashes) = (from.lock, from.hashes);
@@ -334,6 +352,9 @@ impl Inner {
         let begun = Instant::now();
         while self.flights.is_in_the_air() && begun.elapsed() < FLIGHT_PATIENCE {
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if self.options.hands_over {
+            self.hand_over().await;
         }
         // What is being applied is finished too, before the database is closed under it.
         let idle = self.raft.with_state_machine(|_| Box::pin(async {}));

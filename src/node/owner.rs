@@ -21,6 +21,7 @@ use super::outlets::{Extent, Outlets};
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::proposer::Ticket;
 use super::spool::Spool;
+use super::tally::{NodeCounter, Tally};
 use crate::raft::StoredMembership;
 use crate::raft::codec::encode_membership;
 use crate::raft::log::Log;
@@ -79,7 +80,12 @@ pub(crate) struct OwnerContext {
     pub(crate) desk: Arc<Desk>,
     pub(crate) log: Log,
     pub(crate) health: Arc<Health>,
+    pub(crate) tally: Arc<Tally<NodeCounter>>,
     pub(crate) checkpoint_wal_bytes: u64,
+    /// Entries since the last record that start a checkpoint; 0: none do.
+    pub(crate) checkpoint_entries: u64,
+    /// How often they are counted.
+    pub(crate) checkpoint_interval: Duration,
     pub(crate) outlets: Outlets,
 }
 
@@ -196,6 +202,8 @@ impl Open {
 /// When to try a checkpoint again.
 #[derive(Default)]
 struct Pace {
+    /// When the log's entries were counted last.
+    counted: Option<Instant>,
     tried: Option<Instant>,
     incomplete: bool,
     applied: Option<Position>,
@@ -258,6 +266,8 @@ impl OwnerThread {
         let gate = Box::new(QuorumGate(Arc::clone(&self.context.desk)));
         let database = Database::open(self.context.database, lock, hashes, gate)?;
         let writer = Writer::new(database.connection(), &self.context.writer)?;
+        // Filled before the readers are, who are asked first.
+        let _ = self.context.outlets.pragmas.set(database.pragmas());
         let readers = Readers::open(self.context.readers.clone());
         let readers = readers.map_err(Error::io("start the read threads"))?;
         if self.context.outlets.readers.set(readers).is_err() {
@@ -380,6 +390,7 @@ impl OwnerThread {
             state.fence = Fence::at(Some(manifest.applied), manifest.data);
             state.membership = manifest.membership.clone();
         });
+        self.context.tally.count(NodeCounter::ImagesInstalled);
         if !self.try_checkpoint(RECORD_WAIT) {
             tracing::info!("the installed image stays spooled until a checkpoint completes");
         }
@@ -402,6 +413,9 @@ impl OwnerThread {
         };
         let wal_bytes = open.wal_bytes();
         if wal_bytes < threshold {
+            if self.has_many_entries() {
+                self.try_checkpoint(SHORT_WAIT);
+            }
             return;
         }
         if wal_bytes > IMAGE_WAL_BYTES_MAX.max(threshold) {
@@ -423,9 +437,27 @@ impl OwnerThread {
         let settled = self.context.desk.frontier.state().fence.settled();
         let behind = settled != self.checkpoint.applied;
         let used = matches!(&self.state, State::Open(open) if open.wal_bytes() > 0);
-        if used && behind {
+        // Reads at level strong write to the log and to nothing else.
+        if (used && behind) || self.has_many_entries() {
             self.try_checkpoint(SHORT_WAIT);
         }
+    }
+
+    /// Whether enough entries were applied since the last record; looked at now and then.
+    fn has_many_entries(&mut self) -> bool {
+        let (limit, interval) = (
+            self.context.checkpoint_entries,
+            self.context.checkpoint_interval,
+        );
+        let counted = self.checkpoint.counted;
+        if limit == 0 || counted.is_some_and(|counted| counted.elapsed() < interval) {
+            return false;
+        }
+        self.checkpoint.counted = Some(Instant::now());
+        let settled = self.context.desk.frontier.state().fence.settled();
+        let recorded = self.context.outlets.recorded.borrow();
+        let recorded = recorded.as_ref().map_or(0, |at| at.applied.index);
+        settled.is_some_and(|settled| settled.index.saturating_sub(recorded) >= limit)
     }
 
     /// Moves the WAL into the main file and, if all of it went, makes the record durable. Failures
@@ -468,12 +500,15 @@ impl OwnerThread {
         });
         self.context.outlets.blocked.send_replace(blocked);
         if !backfill.complete {
+            self.context.tally.count(NodeCounter::CheckpointsIncomplete);
             return Ok(false);
         }
+        self.context.tally.count(NodeCounter::Checkpoints);
         let membership = encode_membership(state.settled_membership());
         open.database
             .save_record(settled, state.fence.last_data, &membership)?;
         self.checkpoint.applied = Some(settled);
+        self.context.tally.count(NodeCounter::Records);
         if let Some(spool) = open.installed.take() {
             std::fs::remove_file(&spool)
                 .map_err(Error::io(format!("remove {}", spool.display())))?;

@@ -15,6 +15,7 @@ use super::manifest::Manifest;
 use super::membership::Membership;
 use super::running::Inner;
 use super::spool::{Spool, SpoolWriter};
+use super::tally::{NodeCounter, Tally};
 use super::wire::{
     self, Adopted, Adoption, AppendReply, Call, Forward, Forwarded, Greeting, Joined, Joining,
     SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteMirror, VoteReply,
@@ -31,6 +32,7 @@ pub(crate) struct Peers {
     pub(crate) membership: Arc<Membership>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) raft: Arc<OnceLock<Raft>>,
+    pub(crate) tally: Arc<Tally<NodeCounter>>,
     pub(crate) dir: PathBuf,
     /// Filled when the node is complete; weak, because the node owns the endpoint that owns us.
     pub(crate) node: Arc<OnceLock<Weak<Inner>>>,
@@ -82,6 +84,7 @@ impl Peers {
         match kind {
             kind::GREETING => {
                 let greeting: Greeting = wire::decode(&body)?;
+                self.tally.count(NodeCounter::GreetingsReceived);
                 return Ok(wire::encode(&self.membership.introduce(&greeting)));
             }
             kind::ADOPT => {
@@ -105,6 +108,11 @@ impl Peers {
             kind::FORWARD => {
                 let forward: Forward = wire::decode(&body)?;
                 let reads = matches!(forward.call, Call::Query(_));
+                self.tally.count(match forward.call {
+                    Call::Execute => NodeCounter::ExecutesReceived,
+                    Call::Query(_) => NodeCounter::QueriesReceived,
+                    Call::Request(_) => NodeCounter::RequestsReceived,
+                });
                 let reply = wire::encode(&self.forwarded(forward).await);
                 if reply.len() <= FRAME_BYTES_MAX as usize {
                     return Ok(reply);
@@ -119,6 +127,7 @@ impl Peers {
             }
             kind::JOIN => {
                 let joining: Joining = wire::decode(&body)?;
+                self.tally.count(NodeCounter::JoinsReceived);
                 if joining.raft_id != peer.node {
                     return Err("it asks to join as another node".to_owned());
                 }
