@@ -25,16 +25,22 @@ export function failure(error) {
 export function table(result) {
   const heads = result.columns.map((name, at) => {
     const type = result.types?.[at];
-    return element("th", [name, type ? element("small", type) : null]);
+    const first = result.values?.find((row) => row[at] !== null);
+    const classes = first && isNumber(first[at]) ? "number" : "";
+    return element("th", [name, type ? element("small", type) : null], classes);
   });
   const lines = (result.values || []).map((row) => element("tr", row.map(cell)));
   const made = element("table", [element("thead", element("tr", heads)), element("tbody", lines)]);
   return element("div", made, "scroll");
 }
 
+function isNumber(value) {
+  return typeof value === "number" || value instanceof Digits;
+}
+
 function cell(value) {
   if (value === null) return element("td", "NULL", "null");
-  if (typeof value === "number" || value instanceof Digits) {
+  if (isNumber(value)) {
     return element("td", String(value), "number");
   }
   const shown = element("td", String(value));
