@@ -3,7 +3,8 @@
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging at `level`, the Raft library at `raft`, or as the variable `RUST_LOG` says. To be called once.
+/// Starts logging at `level`, for the Raft library at `raft`, or as the variable `RUST_LOG` says.
+/// To be called once.
 pub(crate) fn start(level: LevelFilter, raft: LevelFilter) {
     // The libraries report every lost packet at `info`, and every heartbeat, vote and append that a
     // peer does not answer at `warn`: ten lines a second while a node is down. The node itself says

@@ -2,9 +2,10 @@
 //!
 //! A call passes `server` (connections) and `router` (headers, parameters, path), then for
 //! statements `body`, [`request`] (JSON to statements), the node, and [`response`] (results to
-//! JSON). Everything a client sees as bytes is made in [`response`], [`nodes`] and `status` with
-//! the writers in [`json`], [`date`] and [`duration`], which follow Go's standard library because
-//! rqlite's clients were written against its output.
+//! JSON). What a node tells about itself is in `status`, `variables`, [`nodes`] and `pages`, which
+//! holds the console. Everything a client sees as bytes is made in [`response`], [`nodes`] and
+//! `status` with the writers in [`json`], [`date`] and [`duration`], which follow Go's standard
+//! library because rqlite's clients were written against its output.
 
 mod body;
 mod cell;

@@ -9,7 +9,7 @@
 //! | `build.commit`, `build_time` | the same sources make the same program at any time |
 //! | `runtime.num_goroutine`, `version` | there is no Go runtime |
 //! | `store.raft.bolt`, `transport`, `protocol_version...` | of rqlite's Raft library |
-//! | `store.snapshot_store`, `trailing_logs` | the database is the snapshot; the log is kept by bytes |
+//! | `store.snapshot_store`, `trailing_logs` | the database is the snapshot; log is kept by bytes |
 //! | `store.sqlite3.mem_stats`, `ro_dsn`, `rw_dsn` | connections are not opened by such names |
 //! | `store.request_marshaler`, `observer`, `snapshot_cas` | parts that do not exist |
 

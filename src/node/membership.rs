@@ -18,6 +18,7 @@ use super::admission::{leader_addr, membership, settled_voters};
 use super::error::Error;
 use super::health::Health;
 use super::identity::{Identity, random_u64};
+use super::options::NodeOptions;
 use super::wire::{
     self, Adopted, Adoption, Greeting, Introduction, Joined, Joining, MemberMirror, kind,
 };
@@ -51,22 +52,20 @@ pub(crate) enum Settled {
 
 impl Membership {
     pub(crate) fn new(
-        dir: PathBuf,
+        options: &NodeOptions,
         identity: Identity,
         member: Member,
-        join: Vec<String>,
-        (bootstrap_expect, settle_time_max): (u64, Duration),
         raft: Arc<OnceLock<Raft>>,
         health: Arc<Health>,
     ) -> Arc<Self> {
         let assigned = watch::Sender::new(identity.cluster);
         Arc::new(Self {
-            dir,
+            dir: options.data_dir.clone(),
             identity: Mutex::new(identity),
             member,
-            join,
-            bootstrap_expect,
-            settle_time_max,
+            join: options.join.clone(),
+            bootstrap_expect: options.bootstrap_expect,
+            settle_time_max: options.settle_time_max,
             raft,
             heard: Mutex::default(),
             assigned,

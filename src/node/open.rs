@@ -123,11 +123,9 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let assigned = identity.cluster;
     let raft_id = identity.raft_id;
     let membership = Membership::new(
-        options.data_dir.clone(),
+        &options,
         identity,
         member,
-        options.join.clone(),
-        (options.bootstrap_expect, options.settle_time_max),
         Arc::clone(&raft),
         Arc::clone(&health),
     );

@@ -73,11 +73,9 @@ impl Package {
     fn files(&self) -> Result<Vec<PathBuf>, String> {
         let mut files = licence_files(&self.dir)?;
         // The C library is below the package that binds it.
-        for below in ["zstd"] {
-            let dir = self.dir.join(below);
-            if dir.is_dir() {
-                files.extend(licence_files(&dir)?);
-            }
+        let below = self.dir.join("zstd");
+        if below.is_dir() {
+            files.extend(licence_files(&below)?);
         }
         let is_mit = |file: &PathBuf| name_of(file).contains("MIT");
         let is_choice = self.terms.contains(" OR ") || self.terms.contains('/');
@@ -103,7 +101,6 @@ fn linked() -> Result<BTreeSet<(String, String)>, String> {
         "--format",
         "{p}",
         "--locked",
-        "--offline",
     ])?;
     let mut linked = BTreeSet::new();
     for line in tree.lines() {
@@ -125,7 +122,6 @@ fn packages(linked: &BTreeSet<(String, String)>) -> Result<Vec<Package>, String>
         "--filter-platform",
         TARGET,
         "--locked",
-        "--offline",
     ])?;
     let metadata: Value = serde_json::from_str(&metadata).map_err(|error| error.to_string())?;
     let mut found = BTreeMap::new();

@@ -36,66 +36,13 @@ fn status_has_what_clients_read() {
         let found = whole.pointer(path).and_then(Value::as_str);
         found.unwrap_or_else(|| panic!("{path} is no text in {whole}"))
     };
-    for path in [
-        "/build/version",
-        "/cluster/addr",
-        "/cluster/api_addr",
-        "/cluster/https",
-        "/http/auth",
-        "/http/bind_addr",
-        "/http/allow_origin",
-        "/http/tls/enabled",
-        "/node/current_time",
-        "/node/start_time",
-        "/node/uptime",
-        "/os/executable",
-        "/os/hostname",
-        "/runtime/GOARCH",
-        "/runtime/GOOS",
-        "/store/addr",
-        "/store/dir",
-        "/store/election_timeout",
-        "/store/fsm_update_time",
-        "/store/heartbeat_timeout",
-        "/store/leader/addr",
-        "/store/leader/node_id",
-        "/store/node_id",
-        "/store/nodes/0/addr",
-        "/store/nodes/0/id",
-        "/store/nodes/0/suffrage",
-        "/store/raft/applied_index",
-        "/store/raft/commit_index",
-        "/store/raft/last_log_index",
-        "/store/raft/last_snapshot_index",
-        "/store/raft/last_snapshot_term",
-        "/store/raft/latest_configuration_index",
-        "/store/raft/num_peers",
-        "/store/raft/term",
-        "/store/snapshot_interval",
-        "/store/sqlite3/last_modified",
-        "/store/sqlite3/path",
-        "/store/sqlite3/version",
-    ] {
+    for path in TEXTS {
         let _ = text(path);
     }
-    for path in [
-        "/os/page_size",
-        "/os/pid",
-        "/os/ppid",
-        "/runtime/num_cpu",
-        "/store/db_applied_index",
-        "/store/dir_size",
-        "/store/fsm_index",
-        "/store/fsm_term",
-        "/store/raft/log_size",
-        "/store/sqlite3/db_size",
-        "/store/sqlite3/size",
-        "/store/sqlite3/wal_size",
-    ] {
+    for path in NUMBERS {
         let found = whole.pointer(path).and_then(Value::as_u64);
         assert!(found.is_some(), "{path} is no number in {whole}");
     }
-    assert_eq!(text("/store/sqlite3/version"), rusqlite::version());
     assert_eq!(text("/store/raft/state"), "Leader");
     assert_eq!(whole["store"]["raft"]["voter"], json!(true));
     assert_eq!(whole["store"]["db_conf"]["fk_constraints"], json!(true));
@@ -106,7 +53,21 @@ fn status_has_what_clients_read() {
         json!(cluster.process_id(0)),
         "the process itself answers"
     );
-    let options = whole["store"]["sqlite3"]["compile_options"].as_array();
+    let in_log: u64 = std::fs::read_dir(cluster.data_dir(0).join("log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
+    assert!(in_log > 0 && whole["store"]["dir_size"].as_u64().unwrap() >= in_log);
+}
+
+#[test]
+fn status_says_how_sqlite_is_built_and_set() {
+    let cluster = one_node(&["-fk"]);
+    let sqlite = status(&cluster, "store.sqlite3");
+    assert_eq!(sqlite["version"], json!(rusqlite::version()));
+    let file = cluster.data_dir(0).join("db.sqlite");
+    assert_eq!(sqlite["path"], json!(file.to_str().unwrap()));
+    let options = sqlite["compile_options"].as_array();
     assert!(options.unwrap().contains(&json!("ENABLE_FTS5")));
     // Not opened a second time for this: the file still belongs to the node.
     let pragmas = |busy_timeout: &str| {
@@ -115,17 +76,8 @@ fn status_has_what_clients_read() {
             "synchronous": "2", "wal_autocheckpoint": "0",
         })
     };
-    let found = &whole["store"]["sqlite3"]["pragmas"];
-    assert_eq!(found["ro"], pragmas("5000"));
-    assert_eq!(found["rw"], pragmas("0"));
-    let file = cluster.data_dir(0).join("db.sqlite");
-    assert_eq!(text("/store/sqlite3/path"), file.to_str().unwrap());
-    let log = cluster.data_dir(0).join("log");
-    let in_log: u64 = std::fs::read_dir(log)
-        .unwrap()
-        .map(|entry| entry.unwrap().metadata().unwrap().len())
-        .sum();
-    assert!(in_log > 0 && whole["store"]["dir_size"].as_u64().unwrap() >= in_log);
+    assert_eq!(sqlite["pragmas"]["ro"], pragmas("5000"));
+    assert_eq!(sqlite["pragmas"]["rw"], pragmas("0"));
 }
 
 #[test]
@@ -263,3 +215,59 @@ fn there_are_no_profiles() {
         assert_eq!(answer.body.lines().count(), 1, "{}", answer.body);
     }
 }
+
+const TEXTS: [&str; 38] = [
+    "/build/version",
+    "/cluster/addr",
+    "/cluster/api_addr",
+    "/cluster/https",
+    "/http/auth",
+    "/http/bind_addr",
+    "/http/allow_origin",
+    "/http/tls/enabled",
+    "/node/current_time",
+    "/node/start_time",
+    "/node/uptime",
+    "/os/executable",
+    "/os/hostname",
+    "/runtime/GOARCH",
+    "/runtime/GOOS",
+    "/store/addr",
+    "/store/dir",
+    "/store/election_timeout",
+    "/store/fsm_update_time",
+    "/store/heartbeat_timeout",
+    "/store/leader/addr",
+    "/store/leader/node_id",
+    "/store/node_id",
+    "/store/nodes/0/addr",
+    "/store/nodes/0/id",
+    "/store/nodes/0/suffrage",
+    "/store/raft/applied_index",
+    "/store/raft/commit_index",
+    "/store/raft/last_log_index",
+    "/store/raft/last_snapshot_index",
+    "/store/raft/last_snapshot_term",
+    "/store/raft/latest_configuration_index",
+    "/store/raft/num_peers",
+    "/store/raft/term",
+    "/store/snapshot_interval",
+    "/store/sqlite3/last_modified",
+    "/store/sqlite3/path",
+    "/store/sqlite3/version",
+];
+
+const NUMBERS: [&str; 12] = [
+    "/os/page_size",
+    "/os/pid",
+    "/os/ppid",
+    "/runtime/num_cpu",
+    "/store/db_applied_index",
+    "/store/dir_size",
+    "/store/fsm_index",
+    "/store/fsm_term",
+    "/store/raft/log_size",
+    "/store/sqlite3/db_size",
+    "/store/sqlite3/size",
+    "/store/sqlite3/wal_size",
+];
