@@ -28,6 +28,8 @@ pub(crate) struct ServeConfig {
     pub(crate) join_attempts: u32,
     /// Time for each of these attempts.
     pub(crate) join_interval: Duration,
+    /// Files, directories and archives with SQLite extensions.
+    pub(crate) extensions: Vec<PathBuf>,
     /// What is logged where RUST_LOG is not set.
     pub(crate) log_level: tracing::level_filters::LevelFilter,
     /// The same for the Raft library.
@@ -72,7 +74,8 @@ impl ServeConfig {
     /// # Errors
     ///
     /// The first thing that is wrong.
-    pub(crate) fn from_flags(flags: ServeFlags) -> Result<Self, ConfigError> {
+    pub(crate) fn from_flags(mut flags: ServeFlags) -> Result<Self, ConfigError> {
+        forget_empty(&mut flags);
         let data_dir = flags
             .data_dir
             .clone()
@@ -135,6 +138,7 @@ impl ServeConfig {
             join_http,
             join_attempts: flags.pace.join_attempts,
             join_interval: flags.pace.join_interval,
+            extensions: flags.extensions_path,
             log_level,
             raft_log_level,
             upkeep,
@@ -142,6 +146,20 @@ impl ServeConfig {
             die_with_parent: flags.die_with_parent,
         })
     }
+}
+
+/// An empty text is rqlited's way to say that a flag is not given; scripts pass empty variables.
+fn forget_empty(flags: &mut ServeFlags) {
+    for text in [
+        &mut flags.node_id,
+        &mut flags.http_adv_addr,
+        &mut flags.raft_adv_addr,
+    ] {
+        text.take_if(|text| text.is_empty());
+    }
+    flags
+        .extensions_path
+        .retain(|path| !path.as_os_str().is_empty());
 }
 
 /// Addresses: well formed, different, reachable for those who are told them, and not open to the
@@ -430,6 +448,23 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_text_is_no_text() {
+        let config = config(&[
+            "--node-id=",
+            "--http-adv-addr=",
+            "--raft-adv-addr=",
+            "--join=",
+            "--extensions-path=",
+            "data",
+        ]);
+        let config = config.unwrap();
+        assert_eq!(config.node.name, None);
+        assert_eq!(config.node.advertised_raft_addr(), "localhost:4002");
+        assert_eq!(config.node.http_adv_addr, "localhost:4001");
+        assert!(config.node.join.is_empty() && config.extensions.is_empty());
+    }
+
+    #[test]
     fn a_data_directory_is_required() {
         refused(&["--fk"], "data directory path is required");
     }
@@ -512,7 +547,8 @@ mod tests {
         );
         refused(&["--raft-heartbeat-timeout=5", "data"], "is not a duration");
         refused(&["--log-level=loud", "data"], "`loud` is none of");
-        refused(&["--node-id=", "data"], "-node-id: must be 1 to 255 bytes");
+        let long = format!("--node-id={}", "x".repeat(256));
+        refused(&[&long, "data"], "-node-id: must be 1 to 255 bytes");
         refused(&["--fk=maybe", "data"], "expected true or false");
     }
 }

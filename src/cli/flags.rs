@@ -82,6 +82,10 @@ pub(crate) struct ServeFlags {
     /// Start a cluster once this many of the nodes in -join have found each other; 0: do not wait.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) bootstrap_expect: u64,
+    /// SQLite extensions to load: files, directories, .zip and .tar.gz archives; the same on every
+    /// node.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) extensions_path: Vec<PathBuf>,
     /// Bytes of SQLite's WAL that start a checkpoint; 0: never because of the WAL's size.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
     pub(crate) raft_snap_wal_size: u64,

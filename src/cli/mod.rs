@@ -6,6 +6,7 @@
 mod arguments;
 mod config;
 mod demo;
+mod extensions;
 mod flags;
 mod join;
 mod keygen;

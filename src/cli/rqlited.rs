@@ -180,7 +180,6 @@ const CDC: Class = Class::Unbuilt("change data capture");
 const CERTIFICATES: Class =
     Class::Unbuilt("encryption between nodes by certificates of one's own (see -cluster-key)");
 const DISCOVERY: Class = Class::Unbuilt("discovery");
-const EXTENSIONS: Class = Class::Unbuilt("loading extensions of SQLite");
 const LEAVING: Class = Class::Unbuilt("shutting down together with a node's membership");
 const METRICS: Class = Class::Unbuilt("pushing metrics");
 const NON_VOTERS: Class = Class::Unbuilt("a node without a vote");
@@ -190,7 +189,7 @@ const PROFILES: Class =
     Class::NoEffect("there is no Go runtime to be profiled; perf and its kind need no flag");
 
 #[rustfmt::skip]
-static ROWS: [Row; 34] = [
+static ROWS: [Row; 33] = [
     row("auto-backup", "", Kind::Text, AUTO_BACKUP),
     row("auto-restore", "", Kind::Text, AUTO_RESTORE),
     row("cdc-config", "", Kind::Text, CDC),
@@ -202,7 +201,6 @@ static ROWS: [Row; 34] = [
     row("disco-config", "", Kind::Text, DISCOVERY),
     row("disco-key", "rqlite", Kind::Text, DISCOVERY),
     row("disco-mode", "", Kind::Text, DISCOVERY),
-    row("extensions-path", "", Kind::Text, EXTENSIONS),
     row("mem-profile", "", Kind::Text, PROFILES),
     row("node-ca-cert", "", Kind::Text, CERTIFICATES),
     row("node-cert", "", Kind::Text, CERTIFICATES),

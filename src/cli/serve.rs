@@ -12,6 +12,7 @@ use wallaby::node::Node;
 use wallaby::ops::Upkeep;
 
 use crate::cli::config::ServeConfig;
+use crate::cli::extensions::{self, ExtensionsError};
 use crate::cli::join::{self, JoinError};
 use crate::cli::logging;
 use crate::cli::rqlited::WithoutEffect;
@@ -19,6 +20,9 @@ use crate::cli::rqlited::WithoutEffect;
 /// Why the node did not start or did not stop in order.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
+    /// An extension cannot be loaded.
+    #[error(transparent)]
+    Extensions(#[from] ExtensionsError),
     /// A node to join does not say how to.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -61,6 +65,7 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
     let (attempts, interval) = (config.join_attempts, config.join_interval);
     let joined = join::raft_addresses(&config.join_http, &config.data_dir, attempts, interval)?;
     config.node.join.extend(joined);
+    config.node.extensions = extensions::open(&config.extensions, &config.data_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("wallaby-http")

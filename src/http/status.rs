@@ -37,7 +37,7 @@ pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response
             "api_addr": status.http_addr,
             "https": "false",
         },
-        "extensions": { "names": [] },
+        "extensions": { "names": server.node.options().extensions.names() },
         "http": {
             "allow_origin": server.options.allow_origin.as_deref().unwrap_or_default(),
             "auth": "disabled",

@@ -80,7 +80,8 @@ pub(crate) use tally::counted;
 pub use tally::{Count, Counted, NodeCounter, Tally};
 
 pub use crate::sqlite::{
-    Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value,
+    Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
+    Value,
 };
 pub use crate::transport::ClusterKey;
 

@@ -297,7 +297,8 @@ impl Assembly {
             },
             writer: WriterOptions {
                 foreign_keys: options.foreign_keys,
-                ..WriterOptions::default()
+                limits: Limits::default(),
+                extensions: options.extensions.clone(),
             },
             readers: ReadersOptions {
                 foreign_keys: options.foreign_keys,
@@ -305,6 +306,7 @@ impl Assembly {
                 path: options.data_dir.join(StartLock::FILE_NAME),
                 queue_max: READS_WAITING_MAX,
                 limits: Limits::default(),
+                extensions: options.extensions.clone(),
             },
             desk,
             log: from.log,

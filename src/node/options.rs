@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::caller::Authority;
 use crate::raft::log::LogOptions;
+use crate::sqlite::Extensions;
 
 /// The options of a node; `wallaby serve` fills them from its flags.
 #[derive(Clone, Debug)]
@@ -58,6 +59,8 @@ pub struct NodeOptions {
     pub log_tail_bytes: u64,
     /// Bytes of a segment of the log; the log is purged by whole segments.
     pub log_segment_bytes: u64,
+    /// The SQLite extensions that all connections of clients load.
+    pub extensions: Extensions,
     /// Who may do what; `None`: everybody everything. Asked about what other nodes hand on.
     pub authority: Option<Arc<dyn Authority>>,
 }
@@ -91,6 +94,7 @@ impl NodeOptions {
             spool_bytes_max: SPOOL_BYTES_MAX,
             log_tail_bytes: LOG_TAIL_BYTES,
             log_segment_bytes: LogOptions::default().segment_bytes,
+            extensions: Extensions::default(),
             authority: None,
         }
     }

@@ -38,7 +38,7 @@ impl Fixture {
         Self::new(
             &WriterOptions {
                 foreign_keys: true,
-                limits: Limits::default(),
+                ..WriterOptions::default()
             },
             schema,
         )

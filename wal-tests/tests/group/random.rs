@@ -287,7 +287,7 @@ fn run_seed(seed: u64) -> u32 {
     connection.execute_batch(SCHEMA).unwrap();
     let options = WriterOptions {
         foreign_keys,
-        limits: Limits::default(),
+        ..WriterOptions::default()
     };
     let mut writer = Writer::new(&connection, &options).unwrap();
     let mut oracle = Oracle::new(foreign_keys);
