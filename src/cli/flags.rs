@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::TypedValueParser as _;
 use wallaby::http::duration;
 
 use crate::cli::pace::PaceFlags;
@@ -84,7 +85,8 @@ pub(crate) struct ServeFlags {
     pub(crate) bootstrap_expect: u64,
     /// SQLite extensions to load: files, directories, .zip and .tar.gz archives; the same on every
     /// node.
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',',
+        value_parser = clap::builder::OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) extensions_path: Vec<PathBuf>,
     /// Bytes of SQLite's WAL that start a checkpoint; 0: never because of the WAL's size.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
