@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::TypedValueParser as _;
 use wallaby::http::duration;
 
+use crate::cli::http_flags::HttpFlags;
 use crate::cli::pace::PaceFlags;
 use crate::cli::rqlited::RqlitedFlags;
 
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Serve(Box<ServeFlags>),
     /// Show three nodes on this machine survive the loss of their leader, with proof.
     Demo(DemoFlags),
+    /// Read a password from stdin and print its hash for the file in -auth.
+    HashPassword,
     /// Write a new cluster key to a file (default: cluster.key) that only you can read.
     Keygen {
         /// The file; it must not exist yet.
@@ -111,12 +114,28 @@ pub(crate) struct ServeFlags {
     /// Bytes of the largest HTTP body that is read.
     #[arg(long, value_name = "BYTES", default_value_t = 32 << 20)]
     pub(crate) http_max_body: usize,
+    /// What secures the HTTP interface.
+    #[command(flatten)]
+    pub(crate) http: HttpFlags,
     /// Interval of the leader's heartbeats (default: 90ms).
     #[arg(long, value_name = "DURATION", value_parser = span)]
     pub(crate) raft_heartbeat_timeout: Option<Duration>,
     /// How long a follower waits at least before it stands for election (default: 250ms).
     #[arg(long, value_name = "DURATION", value_parser = span)]
     pub(crate) raft_election_timeout: Option<Duration>,
+    /// Queued writes that may wait; further ones are kept waiting for room.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) write_queue_capacity: usize,
+    /// Queued writes that are sent to the leader together.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) write_queue_batch_size: usize,
+    /// How long a queued write waits at most for others to be sent with it.
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = span)]
+    pub(crate) write_queue_timeout: Duration,
+    /// Run the queued writes that are sent together as one transaction.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+        default_missing_value = "true", value_parser = switch, value_name = "BOOL")]
+    pub(crate) write_queue_tx: bool,
     /// Bytes of pages that one transaction may change; a larger one is rolled back with an error.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
     pub(crate) max_transaction_bytes: u64,

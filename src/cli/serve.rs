@@ -1,8 +1,8 @@
 //! `wallaby serve`: one node, from start to signal.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -13,7 +13,8 @@ use wallaby::ops::Upkeep;
 
 use crate::cli::config::ServeConfig;
 use crate::cli::extensions::{self, ExtensionsError};
-use crate::cli::join::{self, JoinError};
+use crate::cli::http_config::{self, HttpFileError, HttpParts};
+use crate::cli::join::{self, JoinError, JoinTerms};
 use crate::cli::logging;
 use crate::cli::rqlited::WithoutEffect;
 
@@ -23,6 +24,9 @@ pub(crate) enum ServeError {
     /// An extension cannot be loaded.
     #[error(transparent)]
     Extensions(#[from] ExtensionsError),
+    /// A file of the HTTP interface cannot be used.
+    #[error(transparent)]
+    Http(#[from] HttpFileError),
     /// A node to join does not say how to.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -62,10 +66,28 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
     for WithoutEffect { flag, reason } in &config.without_effect {
         tracing::warn!(flag, reason, "this flag of rqlited has no effect here");
     }
-    let (attempts, interval) = (config.join_attempts, config.join_interval);
-    let joined = join::raft_addresses(&config.join_http, &config.data_dir, attempts, interval)?;
+    let mut http = config.http.load()?;
+    let bearable = descriptors().saturating_sub(DESCRIPTORS_KEPT);
+    let connections_max = &mut http.options.connections_max;
+    if *connections_max > bearable {
+        tracing::warn!(
+            connections_max = bearable,
+            "fewer HTTP connections than asked for are \
+            served at a time; raise the limit of open files (ulimit -n)"
+        );
+        *connections_max = bearable.max(1);
+    }
+    let how = JoinTerms {
+        caller: http.join_as.clone(),
+        attempts: config.join_attempts,
+        interval: config.join_interval,
+        authorities: config.http.authorities.clone(),
+    };
+    let joined = join::raft_addresses(&config.join_http, &config.data_dir, &how)?;
     config.node.join.extend(joined);
     config.node.extensions = extensions::open(&config.extensions, &config.data_dir)?;
+    config.node.join_as.clone_from(&http.join_as);
+    config.node.authority = http_config::authority(&http.options);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("wallaby-http")
@@ -74,14 +96,14 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
             what: "asynchronous runtime",
             source,
         })?;
-    let served = runtime.block_on(serve(config));
+    let served = runtime.block_on(serve(config, http));
     // A file operation that hangs must not keep the process from ending.
     runtime.shutdown_background();
     served
 }
 
 /// Opens the node, serves HTTP, and takes both down in the opposite order.
-async fn serve(config: ServeConfig) -> Result<(), ServeError> {
+async fn serve(config: ServeConfig, http: HttpParts) -> Result<(), ServeError> {
     // Bound first: with the port taken there is nothing to undo.
     let listener = TcpListener::bind(&config.http_addr)
         .await
@@ -89,15 +111,11 @@ async fn serve(config: ServeConfig) -> Result<(), ServeError> {
             addr: config.http_addr.clone(),
             source,
         })?;
-    if !listener
+    let is_local = listener
         .local_addr()
-        .is_ok_and(|addr: SocketAddr| addr.ip().is_loopback())
-    {
-        tracing::warn!(
-            http_addr = config.http_addr,
-            "HTTP is neither encrypted nor authenticated; anyone who can reach this address can \
-             read and change the database"
-        );
+        .is_ok_and(|addr| addr.ip().is_loopback());
+    if let Some(warning) = http.exposure().filter(|_| !is_local) {
+        tracing::warn!(http_addr = config.http_addr, "{warning}");
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -108,8 +126,8 @@ async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     );
     let node = Node::open(config.node).await?;
     let options = HttpOptions {
-        body_bytes_max: config.http_body_bytes_max,
-        ..HttpOptions::default()
+        queue: config.queue,
+        ..http.options
     };
     let upkeep = Upkeep::start(&node, config.upkeep);
     let (signalled, failed) = (stop_signal()?, out_of_service(&node));
@@ -165,6 +183,23 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, ServeError
     })
 }
 
+/// How many files this process may have open, after raising that to what the system allows.
+fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(_) => limit.current,
+    };
+    // No limit at all is none here either.
+    current.map_or(usize::MAX, |current| {
+        usize::try_from(current).unwrap_or(usize::MAX)
+    })
+}
+
 /// Has the kernel kill this process when its parent ends, so that a demo or a test that is killed
 /// leaves no nodes behind.
 fn die_with(parent: u32) -> Result<(), ServeError> {
@@ -183,3 +218,6 @@ fn die_with(parent: u32) -> Result<(), ServeError> {
 
 /// Longer than the largest group in flight and a checkpoint take on any disk that works.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Files that the log, the database, its readers and the other nodes may need.
+const DESCRIPTORS_KEPT: usize = 512;

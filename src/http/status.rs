@@ -13,6 +13,7 @@
 //! | `store.sqlite3.mem_stats`, `ro_dsn`, `rw_dsn` | connections are not opened by such names |
 //! | `store.request_marshaler`, `observer`, `snapshot_cas` | parts that do not exist |
 
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
@@ -24,7 +25,7 @@ use crate::node::{NodeOptions, NodeStatus, SqliteFacts};
 use super::counters::HttpCounter;
 use super::parameters::Parameters;
 use super::server::Server;
-use super::{date, duration, json, refusal};
+use super::{date, duration, json, queued, refusal};
 
 pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
     server.counters.count(HttpCounter::Status);
@@ -35,14 +36,15 @@ pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response
         "cluster": {
             "addr": status.raft_addr,
             "api_addr": status.http_addr,
-            "https": "false",
+            "https": server.options.tls.is_some().to_string(),
         },
         "extensions": { "names": server.node.options().extensions.names() },
         "http": {
             "allow_origin": server.options.allow_origin.as_deref().unwrap_or_default(),
-            "auth": "disabled",
+            "auth": if server.node.has_authority() { "enabled" } else { "disabled" },
             "bind_addr": server.bind_addr,
-            "tls": { "enabled": "false" },
+            "queue": queued::report(&server.queue_status()),
+            "tls": tls(server),
         },
         "node": process(server),
         "os": operating_system(),
@@ -68,6 +70,28 @@ pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response
 /// The part of a tree that a dotted key names.
 fn select<'a>(whole: &'a Value, key: &str) -> Option<&'a Value> {
     key.split('.').try_fold(whole, |part, name| part.get(name))
+}
+
+/// rqlite's keys and words for the TLS settings.
+fn tls(server: &Server) -> Value {
+    let Some(tls) = &server.options.tls else {
+        return json!({ "enabled": "false" });
+    };
+    let options = tls.options();
+    let client_auth = if options.verify_client {
+        "RequireAndVerifyClientCert"
+    } else {
+        "NoClientCert"
+    };
+    let authorities = options.client_authorities.as_deref();
+    json!({
+        "ca_file": authorities.unwrap_or_else(|| Path::new("")).to_string_lossy(),
+        "cert_file": options.certificate.to_string_lossy(),
+        "client_auth": client_auth,
+        "enabled": "true",
+        "key_file": options.key.to_string_lossy(),
+        "next_protos": ["h2", "http/1.1"],
+    })
 }
 
 fn process(server: &Server) -> Value {

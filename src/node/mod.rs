@@ -8,13 +8,14 @@
 //! | file | what |
 //! |---|---|
 //! | `api`, `options`, `error` | what others see |
-//! | `running`, `open`, `tasks`, `handover`, `status` | the node and its life |
+//! | `running`, `open`, `tasks`, `status` | the node and its life |
 //! | `write`, `read`, `rounds` | what the leader does for clients |
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
+//! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
 //! | `health`, `notices` | what is wrong, what an operator is told |
 //! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
 //!
@@ -33,6 +34,9 @@ mod api;
 mod append_frame;
 mod apply;
 mod caller;
+mod contact;
+mod dismissal;
+mod errand;
 mod error;
 mod facts;
 mod fence;
@@ -44,6 +48,7 @@ mod handover;
 mod health;
 mod identity;
 mod image;
+mod join_gate;
 mod manifest;
 mod membership;
 mod network;
@@ -67,7 +72,10 @@ mod tasks;
 mod wire;
 mod write;
 
-pub use api::{Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served, WriteRequest};
+pub use api::{
+    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served,
+    WriteBrief, WriteRequest,
+};
 pub use caller::{Authority, Credentials, Permission};
 pub use error::Error;
 pub use facts::SqliteFacts;

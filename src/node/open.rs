@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ use tokio::sync::oneshot;
 use super::Raft;
 use super::admission::Admission;
 use super::apply::StateMachine;
+use super::caller::Doorkeeper;
+use super::contact::Contact;
 use super::error::Error;
 use super::flight::Flights;
 use super::footprint::Footprints;
@@ -20,7 +22,8 @@ use super::frontier::Frontier;
 use super::gate::{Desk, Origin};
 use super::health::Health;
 use super::identity::{Identity, random_u64};
-use super::membership::{Membership, Settled};
+use super::join_gate::JoinGate;
+use super::membership::{Membership, Search, Settled};
 use super::network::Network;
 use super::options::NodeOptions;
 use super::outlets::{Outlets, Watches};
@@ -44,6 +47,7 @@ use crate::wal::ClusterId;
 /// What the parts of a node that start at different times share.
 struct Assembly {
     options: NodeOptions,
+    doorkeeper: Arc<Doorkeeper>,
     membership: Arc<Membership>,
     health: Arc<Health>,
     tally: Arc<Tally<NodeCounter>>,
@@ -123,9 +127,15 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let assigned = identity.cluster;
     let raft_id = identity.raft_id;
     let membership = Membership::new(
-        &options,
+        options.data_dir.clone(),
         identity,
         member,
+        Search {
+            join: options.join.clone(),
+            bootstrap_expect: options.bootstrap_expect,
+            caller: options.join_as.clone(),
+            time_max: options.settle_time_max,
+        },
         Arc::clone(&raft),
         Arc::clone(&health),
     );
@@ -136,7 +146,9 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         raft_id,
         Arc::clone(&tally),
     );
+    let doorkeeper = Arc::new(Doorkeeper::new(options.authority.clone()));
     endpoint.serve(Arc::new(Shared(Arc::new(Peers {
+        gate: JoinGate::new(Arc::clone(&doorkeeper)),
         membership: Arc::clone(&membership),
         admission: Arc::clone(&admission),
         raft: Arc::clone(&raft),
@@ -146,6 +158,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     }))));
     let shell = Arc::new(Shell {
         options: options.clone(),
+        doorkeeper: Arc::clone(&doorkeeper),
         membership: Arc::clone(&membership),
         health: Arc::clone(&health),
         tally: Arc::clone(&tally),
@@ -156,6 +169,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let alone = options.join.is_empty();
     let assembly = Assembly {
         options,
+        doorkeeper,
         membership,
         health,
         tally,
@@ -255,6 +269,7 @@ impl Assembly {
         let rounds = Rounds::start(Arc::clone(&self.raft), self.options.election_max() * 2);
         let inner = Arc::new(Inner {
             options: self.options.clone(),
+            doorkeeper: Arc::clone(&self.doorkeeper),
             membership: Arc::clone(&self.membership),
             health: Arc::clone(&self.health),
             endpoint: self.endpoint.clone(),
@@ -270,6 +285,9 @@ impl Assembly {
             watches,
             footprints: Footprints::default(),
             facts: OnceLock::new(),
+            admission: Arc::clone(&self.admission),
+            contact: Contact::default(),
+            handed_over_term: AtomicU64::new(0),
             is_closing: AtomicBool::new(false),
         });
         drop(self.handler_node.set(Arc::downgrade(&inner)));
@@ -285,6 +303,10 @@ impl Assembly {
         from: Recovered,
     ) -> Result<(Arc<Owner>, Watches), Error> {
         let options = &self.options;
+        let limits = Limits {
+            result_bytes_max: options.result_bytes_max,
+            ..Limits::default()
+        };
         let recorded = from.recorded.map(|applied| Recorded {
             applied,
             membership: from.membership,
@@ -297,7 +319,7 @@ impl Assembly {
             },
             writer: WriterOptions {
                 foreign_keys: options.foreign_keys,
-                limits: Limits::default(),
+                limits,
                 extensions: options.extensions.clone(),
             },
             readers: ReadersOptions {
@@ -305,7 +327,7 @@ impl Assembly {
                 threads: options.readers,
                 path: options.data_dir.join(StartLock::FILE_NAME),
                 queue_max: READS_WAITING_MAX,
-                limits: Limits::default(),
+                limits,
                 extensions: options.extensions.clone(),
             },
             desk,
@@ -346,7 +368,7 @@ impl Assembly {
 }
 
 impl Inner {
-    async fn close(&self) {
+    async fn close(self: &Arc<Self>) {
         self.is_closing.store(true, Ordering::Release);
         // The group in flight is finished if the quorum answers in time; else it stays undecided.
         let begun = Instant::now();
@@ -354,7 +376,7 @@ impl Inner {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         if self.options.hands_over {
-            self.hand_over().await;
+            self.hand_over_at_the_end().await;
         }
         // What is being applied is finished too, before the database is closed under it.
         let idle = self.raft.with_state_machine(|_| Box::pin(async {}));

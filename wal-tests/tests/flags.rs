@@ -209,6 +209,10 @@ fn flags_that_contradict_each_other_are_refused_in_rqlites_words() {
             &["-raft-reap-node-timeout=-1h"],
             "must be greater than 0 if given",
         ),
+        (
+            &["-http-cert", "cert.pem"],
+            "either both -http-cert and -http-key must be set, or neither",
+        ),
         (&["-raft-log-level=loud"], "-raft-log-level: `loud` is none"),
         (&["-auto-vacuum-int=1ns"], "-auto-vacuum-int: must be at"),
         (&["-join-attempts=0"], "-join-attempts: must be within"),

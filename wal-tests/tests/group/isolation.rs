@@ -1,6 +1,6 @@
 //! What one request leaves to the next: its rows, and the counters of the node.
 
-use wallaby::sqlite::{Limits, Reply, Request, Shape, Value, WriterOptions};
+use wallaby::sqlite::{Reply, Request, Shape, Value, WriterOptions};
 
 use crate::fixture::{
     FOO, Fixture, answers, execute, failed, killable, only, transaction, written,
