@@ -25,7 +25,7 @@ use super::wire::{self, Call, Forward, Forwarded, kind};
 use super::write::{ROUTE_INTERVAL, WriteQueue, served};
 use crate::raft::log::Log;
 use crate::raft::{LeaderId, Member};
-use crate::sqlite::{Readers, Reply, Request};
+use crate::sqlite::{Interest, Readers, Reply, Request};
 use crate::transport::{Endpoint, Priority, TransportError};
 
 /// A request that this node does not lead: `None` means "route it again, nothing was done".
@@ -91,7 +91,8 @@ impl Node {
     /// See [`Refusal`].
     pub async fn query(&self, read: ReadRequest) -> Result<Served, Refusal> {
         if read.level == Level::None {
-            return self.inner()?.read_local(read.request).await;
+            let deadline = Instant::now() + read.timeout;
+            return self.inner()?.read_local(read.request, deadline).await;
         }
         self.routed(Call::Query(read.level), read.into()).await
     }
@@ -104,8 +105,9 @@ impl Node {
     pub async fn request(&self, read: ReadRequest) -> Result<Served, Refusal> {
         if read.level == Level::None {
             let inner = self.inner()?;
-            if inner.is_read_only(&read.request).await? {
-                return inner.read_local(read.request).await;
+            let deadline = Instant::now() + read.timeout;
+            if inner.is_read_only(&read.request, deadline).await? {
+                return inner.read_local(read.request, deadline).await;
             }
             return self.routed(Call::Execute, read.into()).await;
         }
@@ -248,7 +250,13 @@ impl Inner {
         if self.leading().is_none() {
             return Err(None);
         }
-        if self.is_read_only(&read.request).await.map_err(Some)? {
+        let deadline = Instant::now() + read.timeout;
+        let is_read_only = self.is_read_only(&read.request, deadline).await;
+        let read = ReadRequest {
+            timeout: deadline.saturating_duration_since(Instant::now()),
+            ..read
+        };
+        if is_read_only.map_err(Some)? {
             return self.lead_read(read).await;
         }
         self.lead_write(read.into()).await
@@ -294,34 +302,45 @@ impl Inner {
     }
 
     /// Runs statements on the local database, whatever its age.
-    pub(crate) async fn read_local(&self, request: Request) -> Result<Served, Refusal> {
-        let reply = self.read(request).await?;
+    pub(crate) async fn read_local(
+        &self,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<Served, Refusal> {
+        let reply = self.read(request, deadline).await?;
         Ok(served(reply, None, &self.options.http_adv_addr))
     }
 
-    pub(crate) async fn read(&self, request: Request) -> Result<Reply, Refusal> {
+    /// Runs a request on a reader. It ends there when this future is dropped, as when the client has
+    /// gone, and at the deadline.
+    pub(crate) async fn read(&self, request: Request, deadline: Instant) -> Result<Reply, Refusal> {
+        let interest = Interest::default();
+        let _waiting = interest.waiting();
         let (answer, reply) = tokio::sync::oneshot::channel();
         let done = Box::new(move |reply| drop(answer.send(reply)));
         self.readers()?
-            .submit(request, done)
+            .submit(request, interest, done)
             .map_err(|full| Refusal::Overloaded(full.to_string()))?;
-        reply
-            .await
-            .map_err(|_| Refusal::OutOfService("the readers have stopped".to_owned()))
+        by(deadline, reply).await
     }
 
-    pub(crate) async fn is_read_only(&self, request: &Request) -> Result<bool, Refusal> {
+    /// Whether a request only reads; ends as [`Self::read`] does.
+    pub(crate) async fn is_read_only(
+        &self,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<bool, Refusal> {
+        let interest = Interest::default();
+        let _waiting = interest.waiting();
         let (answer, verdict) = tokio::sync::oneshot::channel();
         let done = Box::new(move |_request, read_only| {
             // An asker that went away needs no answer.
             let _ = answer.send(read_only);
         });
         self.readers()?
-            .classify(request.clone(), done)
+            .classify(request.clone(), interest, done)
             .map_err(|full| Refusal::Overloaded(full.to_string()))?;
-        verdict
-            .await
-            .map_err(|_| Refusal::OutOfService("the readers have stopped".to_owned()))
+        by(deadline, verdict).await
     }
 
     fn readers(&self) -> Result<&Readers, Refusal> {
@@ -343,6 +362,17 @@ impl From<ReadRequest> for WriteRequest {
             timeout: read.timeout,
             caller: read.caller,
         }
+    }
+}
+
+/// What a reader answers by the deadline.
+async fn by<T>(deadline: Instant, answer: tokio::sync::oneshot::Receiver<T>) -> Result<T, Refusal> {
+    match tokio::time::timeout_at(deadline.into(), answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(Refusal::OutOfService("the readers have stopped".to_owned())),
+        Err(_) => Err(Refusal::TimedOut(
+            "the query was ended; allow it more time with the parameter `timeout`".to_owned(),
+        )),
     }
 }
 

@@ -5,7 +5,6 @@
 //! that arrived meanwhile.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -17,13 +16,13 @@ use super::proposer::Ticket;
 use super::running::{Inner, NotLed};
 use super::stages::Stage;
 use crate::raft::LeaderId;
-use crate::sqlite::{Reply, Request, SqlCommit, Value, Writer};
+use crate::sqlite::{Interest, Reply, Request, SqlCommit, Value, Writer};
 
 /// A write that waits for its group.
 pub(crate) struct QueuedWrite {
     request: Request,
     bytes: usize,
-    claim: Arc<AtomicU8>,
+    interest: Interest,
     done: oneshot::Sender<Result<Written, NotLed>>,
     _room: OwnedSemaphorePermit,
 }
@@ -52,7 +51,8 @@ impl WriteQueue {
         )
     }
 
-    /// Queues a write and waits for its answer. Refused at once if too much is queued already.
+    /// Queues a write and waits for its answer. Refused at once if too much is queued already. Who
+    /// gives up waiting ends it, unless it may be committed already.
     pub(crate) async fn write(&self, write: WriteRequest) -> Result<(Reply, Option<u64>), NotLed> {
         let bytes = weight(&write.request);
         let permits = u32::try_from(bytes.min(QUEUE_BYTES_MAX)).expect("capped by the queue");
@@ -62,11 +62,13 @@ impl WriteQueue {
             return Err(Some(Refusal::Overloaded(why)));
         };
         let (done, answer) = oneshot::channel();
-        let claim = Arc::new(AtomicU8::new(WAITING));
+        let interest = Interest::default();
+        // Also when the client goes away: then this future is dropped.
+        let _waiting = interest.waiting();
         let queued = QueuedWrite {
             request: write.request,
             bytes,
-            claim: Arc::clone(&claim),
+            interest: interest.clone(),
             done,
             _room: room,
         };
@@ -77,15 +79,15 @@ impl WriteQueue {
         }
         match tokio::time::timeout(write.timeout, answer).await {
             Ok(Ok(written)) => written.map(|written| (written.reply, written.raft_index)),
-            Ok(Err(_)) if withdraw(&claim) => {
+            Ok(Err(_)) if interest.lose() => {
                 let why = "the node is shutting down".to_owned();
                 Err(Some(Refusal::NotCommitted(why)))
             }
             Ok(Err(_)) => Err(Some(Refusal::Unknown(
                 "the node stopped meanwhile".to_owned(),
             ))),
-            Err(_) if withdraw(&claim) => {
-                let why = format!("it waited in the queue for {:?}", write.timeout);
+            Err(_) if interest.lose() => {
+                let why = format!("it was not finished within {:?}", write.timeout);
                 Err(Some(Refusal::NotCommitted(why)))
             }
             Err(_) => {
@@ -136,7 +138,7 @@ fn fill(
             *left_over = Some(write);
             return;
         }
-        if claim(&write.claim) {
+        if !write.interest.is_lost() {
             bytes += write.bytes;
             group.push(write);
             if alone {
@@ -156,6 +158,7 @@ async fn run_group(inner: &Arc<Inner>, leader: LeaderId, group: Vec<QueuedWrite>
                 write.request,
                 Waiter {
                     done: write.done,
+                    interest: write.interest,
                     _room: write._room,
                 },
             )
@@ -201,8 +204,10 @@ async fn run_transaction(
         doubt: Arc::new(doubt),
     };
     let (done, mut end) = oneshot::channel();
+    let interests = waiters.iter().map(|waiter| waiter.interest.clone());
     inner.owner.submit(Job::Group {
         requests,
+        interests: interests.collect(),
         ticket,
         done,
     });
@@ -270,6 +275,7 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
 
 struct Waiter {
     done: oneshot::Sender<Result<Written, NotLed>>,
+    interest: Interest,
     _room: OwnedSemaphorePermit,
 }
 
@@ -290,18 +296,6 @@ fn answer_all(group: Vec<QueuedWrite>, answer: impl Fn() -> Result<Written, NotL
     for write in group {
         let _ = write.done.send(answer());
     }
-}
-
-fn claim(state: &AtomicU8) -> bool {
-    state
-        .compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire)
-        .is_ok()
-}
-
-fn withdraw(state: &AtomicU8) -> bool {
-    state
-        .compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire)
-        .is_ok()
 }
 
 /// What a request holds in memory, roughly.
@@ -330,10 +324,6 @@ pub(crate) fn served(reply: Reply, raft_index: Option<u64>, served_by: &str) -> 
 
 /// How long to sleep before a write is routed again when nobody leads.
 pub(crate) const ROUTE_INTERVAL: Duration = Duration::from_millis(10);
-
-const WAITING: u8 = 0;
-const TAKEN: u8 = 1;
-const WITHDRAWN: u8 = 2;
 
 /// Enough for thousands of clients; a group of this size takes SQLite about a millisecond.
 const GROUP_REQUESTS_MAX: usize = 1024;
