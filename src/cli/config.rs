@@ -20,6 +20,10 @@ pub(crate) struct ServeConfig {
     pub(crate) http_addr: String,
     /// Bytes of the largest HTTP body that is read.
     pub(crate) http_body_bytes_max: usize,
+    /// Bytes of the largest answer to statements.
+    pub(crate) http_response_bytes_max: usize,
+    /// The longest `timeout` that a client is granted.
+    pub(crate) http_timeout_max: Duration,
     /// Targets of `-join` given as `http://host:port`: nodes to be asked for their Raft address.
     pub(crate) join_http: Vec<String>,
     /// What is logged where RUST_LOG is not set.
@@ -93,6 +97,8 @@ impl ServeConfig {
             } else {
                 flags.db_max_ro_conns
             },
+            result_bytes_max: flags.http_max_response,
+            heap_bytes_max: flags.db_max_heap,
             open_wait: flags.db_open_wait,
             checkpoint_wal_bytes: match flags.raft_snap_wal_size {
                 0 => u64::MAX,
@@ -112,6 +118,8 @@ impl ServeConfig {
             node,
             http_addr: flags.http_addr,
             http_body_bytes_max: flags.http_max_body,
+            http_response_bytes_max: flags.http_max_response,
+            http_timeout_max: flags.http_max_timeout,
             join_http,
             log_level,
             die_with_parent: flags.die_with_parent,
@@ -183,6 +191,11 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
         })
     };
     within("http-max-body", flags.http_max_body as u64, 1024, 4 << 30)?;
+    let response_bytes = flags.http_max_response as u64;
+    within("http-max-response", response_bytes, 1024, 64 << 30)?;
+    if flags.db_max_heap != 0 {
+        within("db-max-heap", flags.db_max_heap, 16 << 20, 1 << 50)?;
+    }
     within(
         "db-max-ro-conns",
         flags.db_max_ro_conns as u64,
@@ -232,6 +245,12 @@ fn check_times(flags: &ServeFlags) -> Result<(), ConfigError> {
             problem: format!("must be {min_ms}ms to {max_ms}ms"),
         })
     };
+    within(
+        "http-max-timeout",
+        Some(flags.http_max_timeout),
+        1,
+        31_536_000_000,
+    )?;
     within(
         "raft-heartbeat-timeout",
         flags.raft_heartbeat_timeout,

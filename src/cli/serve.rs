@@ -98,6 +98,8 @@ async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     let node = Node::open(config.node).await?;
     let options = HttpOptions {
         body_bytes_max: config.http_body_bytes_max,
+        response_bytes_max: config.http_response_bytes_max,
+        timeout_max: config.http_timeout_max,
         ..HttpOptions::default()
     };
     let (signalled, failed) = (stop_signal()?, out_of_service(&node));

@@ -51,18 +51,48 @@ pub struct Envelope {
     pub form: Form,
 }
 
-/// Renders an answer.
+/// Why an answer was not rendered. What it answers has been done nevertheless.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum RenderError {
+    /// Longer than this many bytes.
+    #[error(
+        "the answer is longer than {0} bytes, though the statements were run; select less, or \
+         raise the node's limit with -http-max-response"
+    )]
+    TooLong(usize),
+    /// A double without a JSON text.
+    #[error(transparent)]
+    Unrenderable(#[from] Unrenderable),
+}
+
+/// Renders an answer of any length.
 ///
 /// # Errors
 /// A double without a JSON text.
 pub fn render(reply: &Reply, envelope: &Envelope) -> Result<Vec<u8>, Unrenderable> {
+    render_within(reply, envelope, usize::MAX).map_err(|error| match error {
+        RenderError::Unrenderable(error) => error,
+        RenderError::TooLong(_) => unreachable!("no text is longer than the memory"),
+    })
+}
+
+/// Renders an answer of about this many bytes at most: a row is never cut, so its last value may
+/// exceed them.
+///
+/// # Errors
+/// See [`RenderError`].
+pub fn render_within(
+    reply: &Reply,
+    envelope: &Envelope,
+    bytes_max: usize,
+) -> Result<Vec<u8>, RenderError> {
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(b"{\"results\":[");
     for (position, outcome) in reply.outcomes.iter().enumerate() {
         if position > 0 {
             out.push(b',');
         }
-        result(&mut out, outcome, envelope)?;
+        result(&mut out, outcome, envelope, bytes_max)?;
     }
     out.push(b']');
     if let Some(error) = reply.error.as_deref().filter(|error| !error.is_empty()) {
@@ -85,7 +115,12 @@ pub fn render(reply: &Reply, envelope: &Envelope) -> Result<Vec<u8>, Unrenderabl
     })
 }
 
-fn result(out: &mut Vec<u8>, outcome: &Outcome, envelope: &Envelope) -> Result<(), Unrenderable> {
+fn result(
+    out: &mut Vec<u8>,
+    outcome: &Outcome,
+    envelope: &Envelope,
+    bytes_max: usize,
+) -> Result<(), RenderError> {
     let form = &envelope.form;
     let mut fields = Fields::open(out);
     match &outcome.answer {
@@ -111,11 +146,11 @@ fn result(out: &mut Vec<u8>, outcome: &Outcome, envelope: &Envelope) -> Result<(
             }
         }
         Answer::Rows(rows) if form.associative => {
-            associative(&mut fields, rows, form)?;
+            associative(&mut fields, rows, form, bytes_max)?;
             fields.time(outcome, form);
         }
         Answer::Rows(rows) => {
-            plain(&mut fields, rows, form)?;
+            plain(&mut fields, rows, form, bytes_max)?;
             fields.time(outcome, form);
         }
     }
@@ -124,7 +159,12 @@ fn result(out: &mut Vec<u8>, outcome: &Outcome, envelope: &Envelope) -> Result<(
 }
 
 /// Columns, types and values as arrays.
-fn plain(fields: &mut Fields<'_>, rows: &Rows, form: &Form) -> Result<(), Unrenderable> {
+fn plain(
+    fields: &mut Fields<'_>,
+    rows: &Rows,
+    form: &Form,
+    bytes_max: usize,
+) -> Result<(), RenderError> {
     for (name, texts) in [("columns", &rows.columns), ("types", &rows.types)] {
         if !texts.is_empty() {
             sequence(fields.name(name), *b"[]", texts, |out, text| {
@@ -138,7 +178,8 @@ fn plain(fields: &mut Fields<'_>, rows: &Rows, form: &Form) -> Result<(), Unrend
         sequence(fields.name("values"), *b"[]", &rows.values, |out, row| {
             let row = row.iter().enumerate();
             sequence(out, *b"[]", row, |out, (column, value)| {
-                cells.write(out, column, value)
+                within(out, bytes_max)?;
+                Ok(cells.write(out, column, value)?)
             })
         })?;
     }
@@ -147,7 +188,12 @@ fn plain(fields: &mut Fields<'_>, rows: &Rows, form: &Form) -> Result<(), Unrend
 
 /// Types as an object, rows as objects. Names are in byte order, as Go writes a map; of columns
 /// with the same name the last one wins.
-fn associative(fields: &mut Fields<'_>, rows: &Rows, form: &Form) -> Result<(), Unrenderable> {
+fn associative(
+    fields: &mut Fields<'_>,
+    rows: &Rows,
+    form: &Form,
+    bytes_max: usize,
+) -> Result<(), RenderError> {
     let mut order: Vec<usize> = (0..rows.columns.len()).collect();
     order.sort_by(|&a, &b| rows.columns[a].cmp(&rows.columns[b]).then(b.cmp(&a)));
     order.dedup_by(|later, kept| rows.columns[*later] == rows.columns[*kept]);
@@ -176,10 +222,19 @@ fn associative(fields: &mut Fields<'_>, rows: &Rows, form: &Form) -> Result<(), 
     let cells = Cells::new(&rows.types, form.blob_array);
     sequence(fields.name("rows"), *b"[]", &rows.values, |out, row| {
         sequence(out, *b"{}", &names, |out, (column, name)| {
+            within(out, bytes_max)?;
             out.extend_from_slice(name);
-            cells.write(out, *column, row.get(*column).unwrap_or(&Value::Null))
+            Ok(cells.write(out, *column, row.get(*column).unwrap_or(&Value::Null))?)
         })
     })
+}
+
+/// Fails once an answer is too long.
+fn within(out: &[u8], bytes_max: usize) -> Result<(), RenderError> {
+    if out.len() > bytes_max {
+        return Err(RenderError::TooLong(bytes_max));
+    }
+    Ok(())
 }
 
 /// Writes items with commas between them, enclosed in `brackets`.
@@ -187,8 +242,8 @@ fn sequence<T>(
     out: &mut Vec<u8>,
     brackets: [u8; 2],
     items: impl IntoIterator<Item = T>,
-    mut write: impl FnMut(&mut Vec<u8>, T) -> Result<(), Unrenderable>,
-) -> Result<(), Unrenderable> {
+    mut write: impl FnMut(&mut Vec<u8>, T) -> Result<(), RenderError>,
+) -> Result<(), RenderError> {
     out.push(brackets[0]);
     for (position, item) in items.into_iter().enumerate() {
         if position > 0 {

@@ -35,8 +35,12 @@ pub struct HttpOptions {
     /// How long a client may take to send the headers of a request, the wait on an idle
     /// connection included.
     pub header_time_max: Duration,
+    /// The longest answer to statements in bytes.
+    pub response_bytes_max: usize,
     /// How long calls under way may take to finish once the server is told to stop.
     pub stop_time_max: Duration,
+    /// The longest `timeout` that a client is granted; a longer one is cut to it.
+    pub timeout_max: Duration,
 }
 
 impl Default for HttpOptions {
@@ -47,7 +51,9 @@ impl Default for HttpOptions {
             body_pause_max: Duration::from_secs(30),
             connections_max: 4096,
             header_time_max: Duration::from_secs(60),
+            response_bytes_max: 256 * 1024 * 1024,
             stop_time_max: Duration::from_secs(10),
+            timeout_max: Duration::from_secs(60 * 60),
         }
     }
 }

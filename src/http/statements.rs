@@ -12,11 +12,10 @@ use crate::node::{
 };
 
 use super::body;
-use super::cell::Unrenderable;
 use super::parameters::{LevelAsked, Parameters};
 use super::refusal;
 use super::request::{self, RequestError};
-use super::response::{self, Envelope, Form};
+use super::response::{self, Envelope, Form, RenderError};
 use super::server::Server;
 
 const SERVED_BY: HeaderName = HeaderName::from_static("x-rqlite-served-by");
@@ -59,10 +58,11 @@ pub(super) async fn answer(
     }
     let served_by = HeaderValue::from_str(&served.served_by);
     let failed = served.reply.error.is_some();
-    let mut response = match rendered(served.reply, envelope).await {
-        Ok(body) => refusal::json(StatusCode::OK, body),
-        Err(error) => refusal::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-    };
+    let mut response =
+        match rendered(served.reply, envelope, server.options.response_bytes_max).await {
+            Ok(body) => refusal::json(StatusCode::OK, body),
+            Err(error) => refusal::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        };
     // rqlite names the node only where statements were run.
     if let (false, Ok(served_by)) = (failed, served_by) {
         response.headers_mut().insert(SERVED_BY, served_by);
@@ -122,7 +122,7 @@ async fn serve(
         shape,
         statement_time_max: parameters.statement_time_max,
     };
-    let timeout = parameters.timeout;
+    let timeout = parameters.timeout.min(server.options.timeout_max);
     if shape == Shape::Execute {
         let write = WriteRequest::new(request, timeout);
         return server.node.execute(write).await;
@@ -146,7 +146,11 @@ async fn serve(
     }
 }
 
-async fn rendered(reply: Reply, envelope: Envelope) -> Result<Vec<u8>, Unrenderable> {
+async fn rendered(
+    reply: Reply,
+    envelope: Envelope,
+    bytes_max: usize,
+) -> Result<Vec<u8>, RenderError> {
     let values: usize = reply
         .outcomes
         .iter()
@@ -156,9 +160,10 @@ async fn rendered(reply: Reply, envelope: Envelope) -> Result<Vec<u8>, Unrendera
         })
         .fold(0, usize::saturating_add);
     if values <= INLINE_VALUES_MAX {
-        return response::render(&reply, &envelope);
+        return response::render_within(&reply, &envelope, bytes_max);
     }
-    let rendering = tokio::task::spawn_blocking(move || response::render(&reply, &envelope));
+    let rendering =
+        tokio::task::spawn_blocking(move || response::render_within(&reply, &envelope, bytes_max));
     rendering
         .await
         .expect("rendering does not panic, and is not cancelled while it is awaited")

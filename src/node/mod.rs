@@ -14,7 +14,7 @@
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
-//! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
+//! | `identity`, `membership`, `admission`, `recovery`, `memory` | who this node is, how it starts |
 //! | `health`, `notices`, `stages` | what is wrong, what an operator is told, how far things are |
 //!
 //! Invariants:
@@ -42,6 +42,7 @@ mod identity;
 mod image;
 mod manifest;
 mod membership;
+mod memory;
 mod network;
 mod notices;
 mod open;

@@ -20,6 +20,7 @@ use super::gate::{Desk, Origin};
 use super::health::Health;
 use super::identity::{Identity, random_u64};
 use super::membership::{Membership, Settled};
+use super::memory;
 use super::network::Network;
 use super::options::NodeOptions;
 use super::outlets::{Outlets, Watches};
@@ -34,7 +35,7 @@ use super::tasks;
 use super::write::{WriteQueue, run_groups};
 use crate::raft::Member;
 use crate::sqlite::{
-    DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version,
+    DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version, limit_heap,
 };
 use crate::transport::{ClusterKey, Endpoint, EndpointOptions, Security};
 use crate::wal::ClusterId;
@@ -277,6 +278,14 @@ impl Assembly {
             membership: from.membership,
         });
         let (outlets, watches) = Outlets::new(recorded);
+        let limits = Limits {
+            result_bytes_max: options.result_bytes_max,
+            ..Limits::default()
+        };
+        limit_heap(match options.heap_bytes_max {
+            0 => memory::bytes().map_or(0, |bytes| bytes / 2),
+            bytes => bytes,
+        });
         let context = OwnerContext {
             database: DatabaseOptions {
                 spool_bytes_max: usize::try_from(options.spool_bytes_max).unwrap_or(usize::MAX),
@@ -284,14 +293,14 @@ impl Assembly {
             },
             writer: WriterOptions {
                 foreign_keys: options.foreign_keys,
-                ..WriterOptions::default()
+                limits,
             },
             readers: ReadersOptions {
                 foreign_keys: options.foreign_keys,
                 threads: options.readers,
                 path: options.data_dir.join(StartLock::FILE_NAME),
                 queue_max: READS_WAITING_MAX,
-                limits: Limits::default(),
+                limits,
             },
             desk,
             log: from.log,

@@ -18,6 +18,7 @@
 mod authorizer;
 mod control;
 mod counters;
+mod heap;
 mod interest;
 mod limits;
 mod parameters;
@@ -30,6 +31,7 @@ mod tokens;
 mod values;
 mod writer;
 
+pub use heap::limit_heap;
 pub use interest::{Interest, Waiting};
 pub use limits::Limits;
 pub use readers::{Full, Readers, ReadersOptions};

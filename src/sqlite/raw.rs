@@ -328,6 +328,12 @@ pub(crate) fn deferred_foreign_keys_open(connection: &Connection) -> bool {
     code == ffi::SQLITE_OK && current != 0
 }
 
+/// Sets the most bytes that SQLite allocates in this process; 0: no limit.
+pub(crate) fn set_heap_limit(bytes: i64) {
+    // SAFETY: it takes a number and SQLite's own locks.
+    unsafe { ffi::sqlite3_hard_heap_limit64(bytes) };
+}
+
 /// Makes `guard` the connection's authorizer and progress handler. Once per connection: setting an
 /// authorizer expires all prepared statements.
 pub(crate) fn install(connection: &Connection, guard: &Arc<Guard>) -> Result<(), Failure> {
