@@ -13,6 +13,7 @@ pub mod files;
 pub mod linked;
 pub mod links;
 pub mod process;
+pub mod raw;
 pub mod replica;
 pub mod seed;
 pub mod sql_workload;
