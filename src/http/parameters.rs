@@ -6,8 +6,8 @@
 //! | `level` | text | `weak` | guarantee of a read; any case; unknown means `weak` |
 //! | `timings`, `pretty`, `associative` | flag | off | form of the answer |
 //! | `raft_index`, `blob_array` | flag | off | form of the answer |
-//! | `timeout` | duration | 30 s | how long the client waits |
-//! | `linearizable_timeout` | duration | 10 s | the same for linearizable reads |
+//! | `timeout` | duration | 30 s | how long the client waits; then its statements are ended |
+//! | `linearizable_timeout` | duration | 10 s | how long finding the leader may take |
 //! | `db_timeout` | duration | none | longest run of one statement; zero means none |
 //! | `freshness`, `freshness_strict` | duration, flag | | checked here |
 //! | `retries`, `trailing_logs` | integer | | checked here |

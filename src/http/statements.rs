@@ -132,13 +132,10 @@ async fn serve(
         LevelAsked::Auto if server.node.status().state == "Learner" => Level::None,
         LevelAsked::Auto => Level::Weak,
     };
-    // A request with writes waits for its commit, whatever the level of its reads.
-    let timeout = if level == Level::Linearizable && shape == Shape::Query {
-        timeout.min(parameters.linearizable_timeout)
-    } else {
-        timeout
-    };
-    let read = ReadRequest::new(request, level, timeout);
+    let mut read = ReadRequest::new(request, level, timeout);
+    if level == Level::Linearizable {
+        read.confirm_timeout = Some(parameters.linearizable_timeout);
+    }
     if shape == Shape::Query {
         server.node.query(read).await
     } else {

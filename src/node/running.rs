@@ -81,7 +81,7 @@ impl Node {
     ///
     /// See [`Refusal`]; only `Unknown` may have been committed.
     pub async fn execute(&self, write: WriteRequest) -> Result<Served, Refusal> {
-        self.routed(Call::Execute, write).await
+        self.routed(Call::Execute, write, None).await
     }
 
     /// Runs statements that only read.
@@ -94,7 +94,9 @@ impl Node {
             let deadline = Instant::now() + read.timeout;
             return self.inner()?.read_local(read.request, deadline).await;
         }
-        self.routed(Call::Query(read.level), read.into()).await
+        let confirm_timeout = read.confirm_timeout;
+        self.routed(Call::Query(read.level), read.into(), confirm_timeout)
+            .await
     }
 
     /// Runs any statements: through the log if one of them writes, else as a query.
@@ -109,9 +111,10 @@ impl Node {
             if inner.is_read_only(&read.request, deadline).await? {
                 return inner.read_local(read.request, deadline).await;
             }
-            return self.routed(Call::Execute, read.into()).await;
+            return self.routed(Call::Execute, read.into(), None).await;
         }
-        self.routed(Call::Request(read.level), read.into()).await
+        self.routed(Call::Request(read.level), read.into(), None)
+            .await
     }
 
     /// A watch on why the node stopped serving; the process should end when it does.
@@ -140,13 +143,21 @@ impl Node {
     }
 
     /// Sends a request to the leader, here or elsewhere, and again while it is certain that nothing
-    /// was done with it, until the time is up.
-    async fn routed(&self, call: Call, write: WriteRequest) -> Result<Served, Refusal> {
-        let deadline = Instant::now() + write.timeout;
+    /// was done with it, until the time is up, or the shorter one for finding a leader.
+    async fn routed(
+        &self,
+        call: Call,
+        write: WriteRequest,
+        confirm_timeout: Option<Duration>,
+    ) -> Result<Served, Refusal> {
+        let start = Instant::now();
+        let deadline = start + write.timeout;
+        let confirm_deadline = start + confirm_timeout.unwrap_or(write.timeout);
         loop {
             let inner = self.inner()?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let now = Instant::now();
+            let left = deadline.saturating_duration_since(now);
+            if left.is_zero() || now >= confirm_deadline {
                 return Err(Refusal::LeaderNotFound);
             }
             let attempt = match inner.route() {

@@ -123,6 +123,15 @@ fn a_query_ends_with_its_time_and_says_so() {
 }
 
 #[test]
+fn the_time_for_finding_the_leader_is_not_the_time_of_the_query() {
+    let cluster = node(1, &[]);
+    let path = "/db/query?level=linearizable&linearizable_timeout=100ms&db_timeout=1s";
+    let answer = raw::read_answer(&mut begin(cluster.address(0), path, ENDLESS_READ));
+    assert_eq!(answer.status, Some(200), "{}", answer.body);
+    assert!(answer.body.contains("query timeout"), "{}", answer.body);
+}
+
+#[test]
 fn an_endless_write_ends_with_its_client_and_leaves_nothing() {
     let cluster = node(1, &[]);
     let address = cluster.address(0);
