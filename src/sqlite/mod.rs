@@ -18,6 +18,7 @@
 mod authorizer;
 mod control;
 mod counters;
+mod functions;
 mod heap;
 mod interest;
 mod limits;

@@ -20,6 +20,7 @@ use rusqlite::{Connection, ffi};
 
 use super::authorizer::Guard;
 use super::counters::Counters;
+use super::functions;
 use super::interest::{Interest, Sealing};
 use super::limits::Limits;
 use super::raw::Failure;
@@ -547,6 +548,7 @@ pub(crate) fn set_up(
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, foreign_keys)?;
+    functions::install(connection, limits)?;
     Ok(limits.set(connection)?)
 }
 

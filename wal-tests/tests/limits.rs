@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -17,16 +17,21 @@ use wallaby::sqlite::{
 /// SQLite's memory in this test.
 const HEAP_BYTES: u64 = 96 << 20;
 
+/// The tests share SQLite's memory, so they take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// The first answer to one text, from a writer (`Unified`) or from a reader (`Query`).
 struct Bench {
     readers: Readers,
     writer: Writer,
     connection: Connection,
     _directory: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Bench {
     fn new(limits: Limits) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         limit_heap(HEAP_BYTES);
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("db");
@@ -51,6 +56,7 @@ impl Bench {
             writer,
             connection,
             _directory: directory,
+            _turn: turn,
         }
     }
 
@@ -165,6 +171,120 @@ fn values_patterns_depths_and_arguments_are_bounded() {
     ] {
         assert_fails(&mut bench, &sql, expected);
     }
+}
+
+#[test]
+fn functions_that_nothing_could_interrupt_refuse_what_takes_too_long() {
+    let mut bench = Bench::new(Limits::default());
+    let text = |bytes: u32| format!("replace(hex(zeroblob({})), '0', 'a')", bytes / 2);
+    let long = |name: &str| format!("{name}() of values as long as these would take too long");
+    for (sql, name) in [
+        (
+            format!("SELECT instr({0}, {0} || 'b')", text(1_000_000)),
+            "instr",
+        ),
+        (
+            format!("SELECT replace({0}, {0} || 'b', '')", text(1_000_000)),
+            "replace",
+        ),
+        (
+            format!("SELECT trim({0}, 'b' || {0})", text(1_000_000)),
+            "trim",
+        ),
+        (
+            format!("SELECT ltrim({0}, 'b' || {0})", text(1_000_000)),
+            "ltrim",
+        ),
+        (
+            format!("SELECT rtrim({0}, 'b' || {0})", text(1_000_000)),
+            "rtrim",
+        ),
+        (
+            format!("SELECT unhex({0}, 'b' || {0})", text(1_000_000)),
+            "unhex",
+        ),
+        (
+            format!(
+                "SELECT json_patch('\"' || {0} || '\"', {0})",
+                text(1_000_000)
+            ),
+            "json_patch",
+        ),
+        (
+            format!(
+                "SELECT jsonb_patch('\"' || {0} || '\"', {0})",
+                text(1_000_000)
+            ),
+            "jsonb_patch",
+        ),
+    ] {
+        assert_fails(&mut bench, &sql, &[&long(name)]);
+    }
+}
+
+/// Values of all kinds, among them texts that are not UTF-8.
+const VALUES: [&str; 22] = [
+    "NULL",
+    "''",
+    "x''",
+    "0",
+    "-12",
+    "1.5",
+    "1e300",
+    "'a'",
+    "'abcabc'",
+    "'  abc  '",
+    "x'616263'",
+    "x'00ff61'",
+    "'\u{e4}\u{f6}\u{20ac}\u{1f600}a'",
+    "'\u{20ac}'",
+    "CAST(x'80616280' AS TEXT)",
+    "CAST(x'c3' AS TEXT)",
+    "CAST(x'610062' AS TEXT)",
+    "'4142 43'",
+    "'{\"a\":1,\"b\":{\"c\":2}}'",
+    "'{\"a\":null,\"b\":{\"d\":[]}}'",
+    "'['",
+    "'7'",
+];
+
+#[test]
+fn replaced_functions_answer_as_those_of_sqlite() {
+    let bench = Bench::new(Limits::default());
+    let oracle = Connection::open_in_memory().unwrap();
+    // The types, the bytes, and whether the result counts as JSON.
+    let shown = |connection: &Connection, call: &str| {
+        let sql = format!("SELECT typeof({call}), hex({call}), quote(json_array({call}))");
+        let row = connection.query_row(&sql, [], |row| {
+            Ok([row.get::<_, String>(0)?, row.get(1)?, row.get(2)?])
+        });
+        row.map_err(|error| error.to_string().replace(&sql, ""))
+    };
+    let mut count = 0;
+    let two = [
+        "instr",
+        "trim",
+        "ltrim",
+        "rtrim",
+        "unhex",
+        "json_patch",
+        "jsonb_patch",
+    ];
+    for first in VALUES {
+        for second in VALUES {
+            let mut calls: Vec<String> = two
+                .iter()
+                .map(|name| format!("{name}({first}, {second})"))
+                .collect();
+            calls.extend(VALUES.map(|third| format!("replace({first}, {second}, {third})")));
+            for call in calls {
+                let (ours, theirs) = (shown(&bench.connection, &call), shown(&oracle, &call));
+                assert_eq!(ours, theirs, "{call}");
+                count += 1;
+            }
+        }
+    }
+    println!("{count} calls compared");
 }
 
 #[test]

@@ -210,7 +210,7 @@ fn schema() -> Value {
 }
 
 /// Words by which a limit says what it is.
-const LIMITS: [&str; 18] = [
+const LIMITS: [&str; 19] = [
     "Expression tree is too large",
     "LIKE or GLOB pattern too complex",
     "Recursion limit",
@@ -227,6 +227,7 @@ const LIMITS: [&str; 18] = [
     "too many columns",
     "too many levels of trigger recursion",
     "too many terms",
+    "would take too long",
     "triggers nested too deep",
     "variable number must be between",
 ];
