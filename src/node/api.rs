@@ -57,6 +57,17 @@ pub struct ReadRequest {
     pub confirm_timeout: Option<Duration>,
     /// On whose behalf; asked again by the authority of the node that executes it.
     pub caller: Option<Credentials>,
+    /// How old the data may be; only for [`Level::None`], and not on the leader.
+    pub freshness: Option<Freshness>,
+}
+
+/// How old the data of a read without guarantee may be at most.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Freshness {
+    /// The leader was heard within this time.
+    pub max: Duration,
+    /// Besides, all that was committed at a moment within this time is applied here.
+    pub strict: bool,
 }
 
 impl ReadRequest {
@@ -69,6 +80,7 @@ impl ReadRequest {
             timeout,
             confirm_timeout: None,
             caller: None,
+            freshness: None,
         }
     }
 }
@@ -85,6 +97,28 @@ pub struct Served {
     pub served_by: String,
 }
 
+/// What came of one of several writes, without its results.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct WriteBrief {
+    /// Whether it was refused as a whole, so that none of its statements was run.
+    pub refused: bool,
+    /// How many statements failed.
+    pub failed: u64,
+    /// Why it was refused, or the error of the first statement that failed.
+    pub error: Option<String>,
+}
+
+/// Why the cluster was not changed as asked.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum AdministrationError {
+    /// It cannot be done; the text says why and, if something can be done about it, what.
+    #[error("{0}")]
+    Impossible(String),
+    /// Nobody could be asked, or not in time.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
 /// Why a request was not served. For writes the three outcomes are kept apart: everything but
 /// `Unknown` is certainly not committed and may be sent again.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
@@ -95,6 +129,19 @@ pub enum Refusal {
     /// The authority of the node that was to serve it does not permit it; the text says what.
     #[error("remote {0} not authorized")]
     NotPermitted(String),
+    /// The node cannot do it now, for want of room; nothing was done.
+    #[error("{0}")]
+    Busy(String),
+    /// Something failed on the node, and nothing was changed.
+    #[error("{0}")]
+    Failed(String),
+    /// The data is no database, a damaged one, or one of a kind that is not served; nothing was
+    /// changed.
+    #[error("{0}")]
+    Unfit(String),
+    /// The data is more than is taken; nothing was changed.
+    #[error("{0}")]
+    TooLarge(String),
     /// No leader was known until the time-out.
     #[error("leader not found")]
     LeaderNotFound,

@@ -13,8 +13,10 @@
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
+//! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `admission`, `recovery`, `memory` | who this node is, how it starts |
+//! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
 //! | `health`, `notices`, `stages` | what is wrong, what an operator is told, how far things are |
 //!
 //! Invariants:
@@ -31,15 +33,22 @@ mod admission;
 mod api;
 mod append_frame;
 mod apply;
+mod backup;
 mod caller;
+mod contact;
+mod dismissal;
+mod errand;
 mod error;
 mod fence;
 mod flight;
 mod frontier;
 mod gate;
+mod handover;
 mod health;
 mod identity;
 mod image;
+mod join_gate;
+mod load;
 mod manifest;
 mod membership;
 mod memory;
@@ -56,23 +65,33 @@ mod read;
 mod recovery;
 mod rounds;
 mod running;
+mod scratch;
 mod spool;
 mod stages;
 mod status;
 mod tasks;
+mod upkeep;
+mod upload;
 mod wire;
 mod write;
 
-pub use api::{Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served, WriteRequest};
+pub use api::{
+    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served,
+    WriteBrief, WriteRequest,
+};
+pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
 pub use error::Error;
 pub use image::ImageReader;
 pub use options::NodeOptions;
 pub use running::Node;
 pub use stages::Stage;
+pub use upkeep::Checkpointed;
+pub use upload::{Content, Upload};
 
 pub use crate::sqlite::{
-    Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value,
+    Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
+    Value,
 };
 pub use crate::transport::ClusterKey;
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::caller::Authority;
+use super::caller::{Authority, Credentials};
 use crate::raft::log::LogOptions;
-use crate::sqlite::Limits;
+use crate::sqlite::{Extensions, Limits};
 
 /// The options of a node; `wallaby serve` fills them from its flags.
 #[derive(Clone, Debug)]
@@ -33,8 +33,6 @@ pub struct NodeOptions {
     pub insecure_cluster: bool,
     /// Threads that serve reads, at most.
     pub readers: usize,
-    /// Bytes that the rows of one request may take in memory.
-    pub result_bytes_max: usize,
     /// Bytes that SQLite may allocate in this process; 0: half of the machine's memory.
     pub heap_bytes_max: u64,
     /// How long to wait for another process to let go of the database file.
@@ -55,8 +53,15 @@ pub struct NodeOptions {
     pub log_tail_bytes: u64,
     /// Bytes of a segment of the log; the log is purged by whole segments.
     pub log_segment_bytes: u64,
+    /// The SQLite extensions that all connections of clients load.
+    pub extensions: Extensions,
     /// Who may do what; `None`: everybody everything. Asked about what other nodes hand on.
     pub authority: Option<Arc<dyn Authority>>,
+    /// The user as whom this node asks others to join or to start a cluster, where they have an
+    /// authority.
+    pub join_as: Option<Credentials>,
+    /// The most bytes of result rows for one request, as they are held in memory.
+    pub result_bytes_max: usize,
 }
 
 impl NodeOptions {
@@ -75,7 +80,6 @@ impl NodeOptions {
             cluster_key: None,
             insecure_cluster: false,
             readers: READERS,
-            result_bytes_max: Limits::default().result_bytes_max,
             heap_bytes_max: 0,
             open_wait: Duration::from_secs(10),
             checkpoint_wal_bytes: CHECKPOINT_WAL_BYTES,
@@ -86,7 +90,10 @@ impl NodeOptions {
             spool_bytes_max: SPOOL_BYTES_MAX,
             log_tail_bytes: LOG_TAIL_BYTES,
             log_segment_bytes: LogOptions::default().segment_bytes,
+            extensions: Extensions::default(),
             authority: None,
+            join_as: None,
+            result_bytes_max: Limits::default().result_bytes_max,
         }
     }
 

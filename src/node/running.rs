@@ -1,16 +1,18 @@
 //! The node: its public face, and the routing of requests to whoever leads.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver as _;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::Raft;
-use super::api::{Level, ReadRequest, Refusal, Served, WriteRequest};
-use super::caller::{Credentials, Permission};
+use super::admission::Admission;
+use super::api::{Freshness, Level, ReadRequest, Refusal, Served, WriteRequest};
+use super::caller::{Credentials, Doorkeeper, Permission};
+use super::contact::Contact;
 use super::error::Error;
 use super::flight::Flights;
 use super::frontier::Frontier;
@@ -40,6 +42,7 @@ pub struct Node {
 /// What exists from the start, before the node belongs to a cluster.
 pub(crate) struct Shell {
     pub(crate) options: NodeOptions,
+    pub(crate) doorkeeper: Arc<Doorkeeper>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) health: Arc<Health>,
     pub(crate) endpoint: Endpoint,
@@ -51,6 +54,7 @@ pub(crate) struct Shell {
 /// Everything behind a node that belongs to a cluster.
 pub(crate) struct Inner {
     pub(crate) options: NodeOptions,
+    pub(crate) doorkeeper: Arc<Doorkeeper>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) health: Arc<Health>,
     pub(crate) endpoint: Endpoint,
@@ -63,12 +67,21 @@ pub(crate) struct Inner {
     pub(crate) writes: WriteQueue,
     pub(crate) rounds: Rounds,
     pub(crate) watches: Watches,
+    pub(crate) admission: Arc<Admission>,
+    /// When the leader was last heard.
+    pub(crate) contact: Contact,
+    /// The term in which this node hands its leadership over, and begins no group; 0: none.
+    pub(crate) handed_over_term: AtomicU64,
+    /// Places for backups on their way to clients.
+    pub(crate) backups: Arc<Semaphore>,
+    /// The place for a load.
+    pub(crate) loads: Arc<Semaphore>,
     /// Set when the node is closed: no group begins any more.
     pub(crate) is_closing: AtomicBool,
 }
 
 /// Where a request has to go.
-enum Route {
+pub(crate) enum Route {
     Here,
     Nowhere,
     There { node: u64, addr: String },
@@ -91,8 +104,7 @@ impl Node {
     /// See [`Refusal`].
     pub async fn query(&self, read: ReadRequest) -> Result<Served, Refusal> {
         if read.level == Level::None {
-            let deadline = Instant::now() + read.timeout;
-            return self.inner()?.read_local(read.request, deadline).await;
+            return self.inner()?.read_local(read).await;
         }
         let confirm_timeout = read.confirm_timeout;
         self.routed(Call::Query(read.level), read.into(), confirm_timeout)
@@ -109,7 +121,8 @@ impl Node {
             let inner = self.inner()?;
             let deadline = Instant::now() + read.timeout;
             if inner.is_read_only(&read.request, deadline).await? {
-                return inner.read_local(read.request, deadline).await;
+                let timeout = deadline.saturating_duration_since(Instant::now());
+                return inner.read_local(ReadRequest { timeout, ..read }).await;
             }
             return self.routed(Call::Execute, read.into(), None).await;
         }
@@ -121,6 +134,22 @@ impl Node {
     #[must_use]
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.shell.health.watch()
+    }
+
+    /// Whether a caller may do all of this on this node.
+    pub async fn permits(
+        &self,
+        caller: Option<&Credentials>,
+        permissions: &'static [Permission],
+    ) -> bool {
+        let doorkeeper = &self.shell.doorkeeper;
+        doorkeeper.permits(caller, permissions).await
+    }
+
+    /// Whether this node asks who its callers are.
+    #[must_use]
+    pub fn has_authority(&self) -> bool {
+        self.shell.doorkeeper.has_authority()
     }
 
     /// The advertised HTTP address.
@@ -189,11 +218,14 @@ impl Inner {
         let reached = self.frontier.reached();
         let applied = reached.applied?;
         let caught_up = (applied.term, applied.node) == (leader.term, leader.node_id);
+        if self.handed_over_term.load(Ordering::Acquire) == leader.term {
+            return None;
+        }
         (leads && caught_up && reached.data.is_some() && self.health.failure().is_none())
             .then_some(leader)
     }
 
-    fn route(&self) -> Route {
+    pub(crate) fn route(&self) -> Route {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         match metrics.current_leader {
@@ -229,22 +261,13 @@ impl Inner {
         }
     }
 
-    /// Whether a caller may do all of this here. Password checks take their time, so they run on a
-    /// thread of their own.
+    /// Whether a caller may do all of this here.
     pub(crate) async fn permits(
         &self,
         caller: Option<Credentials>,
         permissions: &'static [Permission],
     ) -> bool {
-        let Some(authority) = self.options.authority.clone() else {
-            return true;
-        };
-        let asking = tokio::task::spawn_blocking(move || {
-            permissions
-                .iter()
-                .all(|&permission| authority.permits(caller.as_ref(), permission))
-        });
-        asking.await.unwrap_or(false)
+        self.doorkeeper.permits(caller.as_ref(), permissions).await
     }
 
     /// A write on the node that leads.
@@ -312,14 +335,28 @@ impl Inner {
         }
     }
 
-    /// Runs statements on the local database, whatever its age.
-    pub(crate) async fn read_local(
-        &self,
-        request: Request,
-        deadline: Instant,
-    ) -> Result<Served, Refusal> {
-        let reply = self.read(request, deadline).await?;
+    /// Runs statements on the local database, whatever its age unless that is limited.
+    pub(crate) async fn read_local(&self, read: ReadRequest) -> Result<Served, Refusal> {
+        let deadline = Instant::now() + read.timeout;
+        let reply = if read.freshness.is_some_and(|limit| self.is_stale(limit)) {
+            Reply {
+                outcomes: Vec::new(),
+                error: Some("stale read".to_owned()),
+            }
+        } else {
+            self.read(read.request, deadline).await?
+        };
         Ok(served(reply, None, &self.options.http_adv_addr))
+    }
+
+    /// Whether the local database may be older than asked for. A leader's own never is.
+    fn is_stale(&self, limit: Freshness) -> bool {
+        if limit.max.is_zero() || self.raft.is_leader() {
+            return false;
+        }
+        let within = |age: Option<Duration>| age.is_some_and(|age| age <= limit.max);
+        let applied = self.frontier.reached().index();
+        !within(self.contact.silence()) || (limit.strict && !within(self.contact.age(applied)))
     }
 
     /// Runs a request on a reader. It ends there when this future is dropped, as when the client has
@@ -388,7 +425,7 @@ async fn by<T>(deadline: Instant, answer: tokio::sync::oneshot::Receiver<T>) -> 
 }
 
 /// What a failed forward means: certainly nothing done, or unknown.
-fn undelivered(error: &TransportError, writes: bool) -> NotLed {
+pub(crate) fn undelivered(error: &TransportError, writes: bool) -> NotLed {
     if let TransportError::TooLong { bytes_max, .. } = error {
         let what = format!("more than {bytes_max} bytes cannot be forwarded; ask the leader");
         Some(Refusal::NotCommitted(what))

@@ -11,20 +11,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::api::{Refusal, Served, WriteRequest};
 use super::flight::Discard;
-use super::owner::{GroupEnd, Job};
+use super::owner::{GroupEnd, Job, Load};
 use super::proposer::Ticket;
 use super::running::{Inner, NotLed};
 use super::stages::Stage;
 use crate::raft::LeaderId;
 use crate::sqlite::{Interest, Reply, Request, SqlCommit, Value, Writer};
 
-/// A write that waits for its group.
+/// Requests that wait for their group, which they do not leave: mostly one.
 pub(crate) struct QueuedWrite {
-    request: Request,
+    requests: Vec<Request>,
     bytes: usize,
+    /// In all of them together.
     interest: Interest,
-    done: oneshot::Sender<Result<Written, NotLed>>,
-    _room: OwnedSemaphorePermit,
+    /// One for each request.
+    waiters: Vec<Waiter>,
 }
 
 /// The answer to one write of a group.
@@ -54,47 +55,77 @@ impl WriteQueue {
     /// Queues a write and waits for its answer. Refused at once if too much is queued already. Who
     /// gives up waiting ends it, unless it may be committed already.
     pub(crate) async fn write(&self, write: WriteRequest) -> Result<(Reply, Option<u64>), NotLed> {
-        let bytes = weight(&write.request);
+        let mut written = self.write_all(vec![write.request], write.timeout).await?;
+        let missing = || Some(Refusal::NotCommitted("it was not run".to_owned()));
+        written.pop().ok_or_else(missing)?
+    }
+
+    /// Queues writes that are run in this order and in one group, each by itself, and waits for
+    /// their answers; given up together, too.
+    pub(crate) async fn write_all(
+        &self,
+        requests: Vec<Request>,
+        timeout: Duration,
+    ) -> Result<Vec<Result<(Reply, Option<u64>), NotLed>>, NotLed> {
+        let bytes = requests.iter().map(weight).sum::<usize>();
         let permits = u32::try_from(bytes.min(QUEUE_BYTES_MAX)).expect("capped by the queue");
         let room = Arc::clone(&self.room).try_acquire_many_owned(permits);
         let Ok(room) = room else {
             let why = format!("more than {} MiB are queued", QUEUE_BYTES_MAX >> 20);
             return Err(Some(Refusal::Overloaded(why)));
         };
-        let (done, answer) = oneshot::channel();
+        let room = Arc::new(room);
         let interest = Interest::default();
         // Also when the client goes away: then this future is dropped.
         let _waiting = interest.waiting();
+        let waiter = |_: &Request| {
+            let (done, answer) = oneshot::channel();
+            let _room = Some(Arc::clone(&room));
+            let interest = Some(interest.clone());
+            let waiter = Waiter {
+                done,
+                interest,
+                _room,
+            };
+            (waiter, answer)
+        };
+        let (waiters, answers): (Vec<_>, Vec<_>) = requests.iter().map(waiter).unzip();
         let queued = QueuedWrite {
-            request: write.request,
+            requests,
             bytes,
             interest: interest.clone(),
-            done,
-            _room: room,
+            waiters,
         };
         if self.queue.send(queued).is_err() {
             return Err(Some(Refusal::NotCommitted(
                 "this node is shutting down".to_owned(),
             )));
         }
-        match tokio::time::timeout(write.timeout, answer).await {
-            Ok(Ok(written)) => written.map(|written| (written.reply, written.raft_index)),
-            Ok(Err(_)) if interest.lose() => {
-                let why = "the node is shutting down".to_owned();
-                Err(Some(Refusal::NotCommitted(why)))
-            }
-            Ok(Err(_)) => Err(Some(Refusal::Unknown(
-                "the node stopped meanwhile".to_owned(),
-            ))),
-            Err(_) if interest.lose() => {
-                let why = format!("it was not finished within {:?}", write.timeout);
-                Err(Some(Refusal::NotCommitted(why)))
-            }
-            Err(_) => {
-                let why = format!("the quorum did not answer within {:?}", write.timeout);
-                Err(Some(Refusal::Unknown(why)))
-            }
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut written = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let answer = tokio::time::timeout_at(deadline, answer).await;
+            written.push(match answer {
+                Ok(Ok(written)) => written.map(|written| (written.reply, written.raft_index)),
+                Ok(Err(_)) if interest.lose() => {
+                    let why = "the node is shutting down".to_owned();
+                    Err(Some(Refusal::NotCommitted(why)))
+                }
+                Ok(Err(_)) => Err(Some(Refusal::Unknown(
+                    "the node stopped meanwhile".to_owned(),
+                ))),
+                // Given up as a whole: the others will not be run either.
+                Err(_) if interest.lose() => {
+                    let why = format!("it was not finished within {timeout:?}");
+                    return Err(Some(Refusal::NotCommitted(why)));
+                }
+                Err(_) => {
+                    let why = format!("the quorum did not answer within {timeout:?}");
+                    Err(Some(Refusal::Unknown(why)))
+                }
+            });
         }
+        Ok(written)
     }
 }
 
@@ -116,7 +147,10 @@ pub(crate) async fn run_groups(inner: Arc<Inner>, mut queue: mpsc::UnboundedRece
         }
         match inner.leading() {
             Some(leader) => run_group(&inner, leader, group).await,
-            None => answer_all(group, || Err(None)),
+            None => answer(
+                group.into_iter().flat_map(|write| write.waiters).collect(),
+                || Err(None),
+            ),
         }
     }
 }
@@ -129,17 +163,18 @@ fn fill(
     queue: &mut mpsc::UnboundedReceiver<QueuedWrite>,
     left_over: &mut Option<QueuedWrite>,
 ) {
-    let mut bytes = 0;
+    let (mut bytes, mut requests) = (0, 0);
     let mut next = Some(first);
     while let Some(write) = next {
-        let alone = Writer::runs_alone(&write.request);
-        let full = group.len() >= GROUP_REQUESTS_MAX || bytes + write.bytes > GROUP_BYTES_MAX;
+        let alone = write.requests.iter().any(Writer::runs_alone);
+        let full = requests >= GROUP_REQUESTS_MAX || bytes + write.bytes > GROUP_BYTES_MAX;
         if !group.is_empty() && (alone || full) {
             *left_over = Some(write);
             return;
         }
         if !write.interest.is_lost() {
             bytes += write.bytes;
+            requests += write.requests.len();
             group.push(write);
             if alone {
                 return;
@@ -150,20 +185,12 @@ fn fill(
 }
 
 async fn run_group(inner: &Arc<Inner>, leader: LeaderId, group: Vec<QueuedWrite>) {
-    inner.stages.add(Stage::Grouped, group.len() as u64);
-    let (mut requests, mut waiters): (Vec<_>, Vec<_>) = group
-        .into_iter()
-        .map(|write| {
-            (
-                write.request,
-                Waiter {
-                    done: write.done,
-                    interest: write.interest,
-                    _room: write._room,
-                },
-            )
-        })
-        .unzip();
+    let (mut requests, mut waiters) = (Vec::new(), Vec::new());
+    for write in group {
+        requests.extend(write.requests);
+        waiters.extend(write.waiters);
+    }
+    inner.stages.add(Stage::Grouped, requests.len() as u64);
     while !requests.is_empty() {
         let end = run_transaction(inner, leader, requests, &mut waiters).await;
         requests = match end {
@@ -198,19 +225,30 @@ async fn run_transaction(
     requests: Vec<Request>,
     waiters: &mut Vec<Waiter>,
 ) -> Result<Option<GroupEnd>, oneshot::error::RecvError> {
+    let interests = waiters.iter().map_while(|waiter| waiter.interest.clone());
+    let interests = interests.collect();
+    run_job(inner, leader, waiters, |ticket, done| Job::Group {
+        requests,
+        interests,
+        ticket,
+        done,
+    })
+    .await
+}
+
+async fn run_job(
+    inner: &Arc<Inner>,
+    leader: LeaderId,
+    waiters: &mut Vec<Waiter>,
+    job: impl FnOnce(Ticket, oneshot::Sender<Option<GroupEnd>>) -> Job,
+) -> Result<Option<GroupEnd>, oneshot::error::RecvError> {
     let (doubt, mut doubted) = watch::channel(None);
     let ticket = Ticket {
         leader,
         doubt: Arc::new(doubt),
     };
     let (done, mut end) = oneshot::channel();
-    let interests = waiters.iter().map(|waiter| waiter.interest.clone());
-    inner.owner.submit(Job::Group {
-        requests,
-        interests: interests.collect(),
-        ticket,
-        done,
-    });
+    inner.owner.submit(job(ticket, done));
     loop {
         tokio::select! {
             end = &mut end => return end,
@@ -218,6 +256,46 @@ async fn run_transaction(
                 let why = doubted.borrow_and_update().clone().unwrap_or_default();
                 answer(std::mem::take(waiters), || Err(Some(Refusal::Unknown(why.clone()))));
             }
+        }
+    }
+}
+
+/// Runs a load as a group of its own, beside the queue: the owner thread takes one after the other.
+pub(crate) async fn write_alone(
+    inner: &Arc<Inner>,
+    leader: LeaderId,
+    load: Load,
+    patience: Duration,
+) -> Result<(Reply, Option<u64>), NotLed> {
+    inner.stages.add(Stage::Grouped, 1);
+    let (done, answered) = oneshot::channel();
+    let mut waiters = vec![Waiter {
+        done,
+        interest: None,
+        _room: None,
+    }];
+    // A task of its own, because the client may go away while the flight goes on.
+    let inner = Arc::clone(inner);
+    tokio::spawn(async move {
+        let job = |ticket, done| Job::Load { load, ticket, done };
+        match run_job(&inner, leader, &mut waiters, job).await {
+            Ok(Some(end)) => conclude(&inner, leader, waiters, end),
+            Ok(None) => answer(waiters, || Err(None)),
+            Err(_) => {
+                let why = "the node is stopping";
+                answer(waiters, || Err(Some(Refusal::Unknown(why.to_owned()))));
+            }
+        }
+    });
+    match tokio::time::timeout(patience, answered).await {
+        Ok(Ok(written)) => written.map(|written| (written.reply, written.raft_index)),
+        Ok(Err(_)) => {
+            let why = "the node stopped meanwhile".to_owned();
+            Err(Some(Refusal::Unknown(why)))
+        }
+        Err(_) => {
+            let why = format!("the quorum did not answer within {patience:?}");
+            Err(Some(Refusal::Unknown(why)))
         }
     }
 }
@@ -275,8 +353,9 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
 
 struct Waiter {
     done: oneshot::Sender<Result<Written, NotLed>>,
-    interest: Interest,
-    _room: OwnedSemaphorePermit,
+    /// `None`: it runs to its end whoever waits.
+    interest: Option<Interest>,
+    _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Clients that went away are no reason to stop, so failed sends are ignored below.
@@ -289,12 +368,6 @@ fn deliver(waiters: Vec<Waiter>, replies: Vec<Reply>, raft_index: Option<u64>) {
 fn answer(waiters: Vec<Waiter>, answer: impl Fn() -> Result<Written, NotLed>) {
     for waiter in waiters {
         let _ = waiter.done.send(answer());
-    }
-}
-
-fn answer_all(group: Vec<QueuedWrite>, answer: impl Fn() -> Result<Written, NotLed>) {
-    for write in group {
-        let _ = write.done.send(answer());
     }
 }
 

@@ -23,6 +23,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::authorizer::Guard;
+use super::extensions::Extensions;
 use super::interest::Interest;
 use super::limits::Limits;
 use super::statement::Executor;
@@ -44,6 +45,8 @@ pub struct ReadersOptions {
     pub foreign_keys: bool,
     /// Bounds on what clients may ask for.
     pub limits: Limits,
+    /// What each connection loads.
+    pub extensions: Extensions,
 }
 
 /// A request was not taken: as many as may wait are waiting, or the readers are closing. What was
@@ -407,6 +410,7 @@ impl Reader {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&options.path, flags)?;
         set_up(&connection, options.foreign_keys, &options.limits)?;
+        options.extensions.load(&connection)?;
         // What a query sorts or materialises stays in memory, where it is bounded: files would lie
         // outside of the data directory, and could fill a disk.
         connection.execute_batch(
@@ -415,7 +419,7 @@ impl Reader {
         let guard = Guard::new(options.foreign_keys, Arc::clone(&shared.cancelled));
         guard.give_way_after(GIVE_WAY);
         Ok(Self {
-            executor: Executor::new(&connection, guard, options.foreign_keys)?,
+            executor: Executor::new(&connection, guard)?,
             connection,
             result_bytes_max: options.limits.result_bytes_max,
         })

@@ -20,6 +20,7 @@ use rusqlite::{Connection, ffi};
 
 use super::authorizer::Guard;
 use super::counters::Counters;
+use super::extensions::Extensions;
 use super::functions;
 use super::interest::{Interest, Sealing};
 use super::limits::Limits;
@@ -29,12 +30,14 @@ use super::tokens;
 use super::values::{Outcome, Reply, Request, Shape};
 
 /// How the writer's connection is set up.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct WriterOptions {
     /// Whether foreign keys are enforced (`-fk`; off by default as in rqlite).
     pub foreign_keys: bool,
     /// Bounds on what clients may ask for.
     pub limits: Limits,
+    /// What the connection loads.
+    pub extensions: Extensions,
 }
 
 /// Setting up a connection failed.
@@ -111,7 +114,7 @@ impl<'a> Group<'a> {
 /// close a connection that still has prepared statements).
 #[derive(Debug)]
 pub struct Writer {
-    executor: Executor,
+    pub(super) executor: Executor,
     result_bytes_max: usize,
 }
 
@@ -169,13 +172,14 @@ impl Writer {
     /// SQLite refused a setting.
     pub fn new(connection: &Connection, options: &WriterOptions) -> Result<Self, SetupError> {
         set_up(connection, options.foreign_keys, &options.limits)?;
+        options.extensions.load(connection)?;
         // FULL makes SQLite call xSync at every commit, which is where the cluster decides.
         connection.execute_batch(
             "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA temp_store=MEMORY;",
         )?;
         let guard = Guard::new(options.foreign_keys, Arc::new(AtomicBool::new(false)));
         Ok(Self {
-            executor: Executor::new(connection, guard, options.foreign_keys)?,
+            executor: Executor::new(connection, guard)?,
             result_bytes_max: options.limits.result_bytes_max,
         })
     }

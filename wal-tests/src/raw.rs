@@ -1,71 +1,66 @@
-//! HTTP as bytes on a connection, for what no client library would send.
+//! HTTP as bytes, for tests that look at single headers: no redirects are followed, nothing is
+//! added.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// What came back: the status of the first answer, and all bytes after its head.
-#[derive(Clone, Debug, Default)]
+/// An answer, headers included.
+#[derive(Clone, Debug)]
 pub struct RawAnswer {
-    /// `None`: the connection ended without an answer.
-    pub status: Option<u16>,
-    /// What followed the first head.
+    /// The status code.
+    pub status: u16,
+    /// Names in lower case, in the order in which they came.
+    pub headers: Vec<(String, String)>,
+    /// The body.
     pub body: String,
 }
 
-/// Connects with a patience for reading and writing.
-///
-/// # Panics
-///
-/// When nobody listens.
-#[must_use]
-pub fn connect(address: &str, patience: Duration) -> TcpStream {
-    let stream = TcpStream::connect(address);
-    let stream = stream.unwrap_or_else(|error| panic!("connecting to {address}: {error}"));
-    stream
-        .set_read_timeout(Some(patience))
-        .and_then(|()| stream.set_write_timeout(Some(patience)))
-        .expect("the patience is not zero");
-    stream
-}
-
-/// The bytes of a POST with a JSON body, on a connection that is closed after it.
-#[must_use]
-pub fn post_bytes(address: &str, path: &str, body: &str) -> Vec<u8> {
-    format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
-}
-
-/// Sends bytes and reads until the server closes or the patience ends. The server may close while
-/// bytes are still being sent; what it has answered by then is read nevertheless.
-#[must_use]
-pub fn exchange(address: &str, bytes: &[u8], patience: Duration) -> RawAnswer {
-    let mut stream = connect(address, patience);
-    let _ = stream.write_all(bytes);
-    read_answer(&mut stream)
-}
-
-/// Reads an answer to the end of the connection.
-#[must_use]
-pub fn read_answer(stream: &mut TcpStream) -> RawAnswer {
-    let mut answer = Vec::new();
-    // A reset after the answer is as good as an end.
-    let _ = stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer);
-    let text = String::from_utf8_lossy(&answer);
-    let status = text
-        .strip_prefix("HTTP/1.1 ")
-        .or_else(|| text.strip_prefix("HTTP/1.0 "))
-        .and_then(|rest| rest.get(..3)?.parse().ok());
-    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    RawAnswer {
-        status,
-        body: body.to_owned(),
+impl RawAnswer {
+    /// The first header of this name (lower case).
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(found, _)| found == name);
+        found.map(|(_, value)| value.as_str())
     }
 }
 
-/// More than any answer that is looked at.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// Sends a request and reads to the end of the connection. `line` is method and target,
+/// `content_type` empty for none.
+///
+/// # Panics
+///
+/// When there is no connection, or no HTTP answer on it.
+#[must_use]
+#[track_caller]
+pub fn send(address: &str, line: &str, content_type: &str, body: &str) -> RawAnswer {
+    let mut stream = TcpStream::connect(address).expect("the node listens");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("a time-out can be set");
+    let mut head = format!("{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    if !content_type.is_empty() {
+        head.push_str(&format!("Content-Type: {content_type}\r\n"));
+    }
+    if !body.is_empty() {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    let text = format!("{head}\r\n{body}");
+    stream.write_all(text.as_bytes()).expect("the node reads");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("the node answers");
+    let answer = String::from_utf8(answer).expect("the answer is text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head ends");
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1));
+    let headers = lines.filter_map(|line| line.split_once(": "));
+    RawAnswer {
+        status: status
+            .and_then(|status| status.parse().ok())
+            .expect("a status"),
+        headers: headers
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect(),
+        body: body.to_owned(),
+    }
+}

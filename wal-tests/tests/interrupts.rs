@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use wal_tests::blunt;
 use wal_tests::client::Outcome;
 use wal_tests::cluster::{Formation, ProcessCluster};
-use wal_tests::raw;
 
 /// Reads for ever.
 const ENDLESS_READ: &str =
@@ -33,10 +33,10 @@ fn node(nodes: usize, flags: &[&str]) -> ProcessCluster {
 
 /// Sends a request and leaves the connection open.
 fn begin(address: &str, path: &str, sql: &str) -> TcpStream {
-    let mut stream = raw::connect(address, Duration::from_secs(60));
+    let mut stream = blunt::connect(address, Duration::from_secs(60));
     let body = json!([sql]).to_string();
     stream
-        .write_all(&raw::post_bytes(address, path, &body))
+        .write_all(&blunt::post_bytes(address, path, &body))
         .unwrap();
     stream
 }
@@ -113,7 +113,7 @@ fn a_query_ends_with_its_time_and_says_so() {
         for level in ["none", "weak", "strong"] {
             let path = format!("/db/query?level={level}&{query}");
             let mut stream = begin(address, &path, ENDLESS_READ);
-            let answer = raw::read_answer(&mut stream);
+            let answer = blunt::read_answer(&mut stream);
             assert_eq!(answer.status, Some(504), "{path}: {}", answer.body);
             assert!(answer.body.contains("timed out"), "{}", answer.body);
             assert!(answer.body.contains("`timeout`"), "{}", answer.body);
@@ -126,7 +126,7 @@ fn a_query_ends_with_its_time_and_says_so() {
 fn the_time_for_finding_the_leader_is_not_the_time_of_the_query() {
     let cluster = node(1, &[]);
     let path = "/db/query?level=linearizable&linearizable_timeout=100ms&db_timeout=1s";
-    let answer = raw::read_answer(&mut begin(cluster.address(0), path, ENDLESS_READ));
+    let answer = blunt::read_answer(&mut begin(cluster.address(0), path, ENDLESS_READ));
     assert_eq!(answer.status, Some(200), "{}", answer.body);
     assert!(answer.body.contains("query timeout"), "{}", answer.body);
 }
@@ -159,8 +159,8 @@ fn an_endless_write_ends_with_its_time_and_is_certainly_not_committed() {
     for path in ["/db/execute", "/db/execute?transaction", "/db/request"] {
         let separator = if path.contains('?') { '&' } else { '?' };
         let path = format!("{path}{separator}timeout=400ms");
-        let bytes = raw::post_bytes(address, &path, &statements);
-        let answer = raw::exchange(address, &bytes, Duration::from_secs(60));
+        let bytes = blunt::post_bytes(address, &path, &statements);
+        let answer = blunt::exchange(address, &bytes, Duration::from_secs(60));
         assert_eq!(answer.status, Some(503), "{}", answer.body);
         let safe = "safe to send the request again";
         assert!(answer.body.contains(safe), "{}", answer.body);
@@ -231,7 +231,7 @@ fn what_a_follower_hands_on_ends_with_its_client_too() {
         ("/db/query?timeout=400ms", ENDLESS_READ, 504),
         ("/db/execute?timeout=400ms", ENDLESS_WRITE, 503),
     ] {
-        let answer = raw::read_answer(&mut begin(through, path, sql));
+        let answer = blunt::read_answer(&mut begin(through, path, sql));
         assert_eq!(answer.status, Some(status), "{path}: {}", answer.body);
     }
     assert_serves_at_once(&cluster, through);

@@ -10,8 +10,8 @@ use rusqlite::Connection;
 use wallaby::http::request::{RequestError, parse_statements};
 use wallaby::http::response::{Envelope, Form, RenderError, render, render_within};
 use wallaby::sqlite::{
-    Answer, Interest, Limits, Outcome, Readers, ReadersOptions, Reply, Request, Rows, Shape,
-    Statement, Value, Writer, WriterOptions, limit_heap,
+    Answer, Extensions, Interest, Limits, Outcome, Readers, ReadersOptions, Reply, Request, Rows,
+    Shape, Statement, Value, Writer, WriterOptions, limit_heap,
 };
 
 /// SQLite's memory in this test.
@@ -42,6 +42,7 @@ impl Bench {
         let options = WriterOptions {
             foreign_keys: false,
             limits,
+            extensions: Extensions::default(),
         };
         let writer = Writer::new(&connection, &options).unwrap();
         let readers = Readers::open(ReadersOptions {
@@ -50,6 +51,7 @@ impl Bench {
             queue_max: 10,
             foreign_keys: false,
             limits,
+            extensions: Extensions::default(),
         });
         Self {
             readers: readers.unwrap(),

@@ -1,7 +1,7 @@
 //! The inputs: read from the files in `wal-tests/hostile`, expanded, and made into what is sent.
 
 use serde_json::json;
-use wal_tests::raw;
+use wal_tests::blunt;
 
 /// What the answer has to be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -245,7 +245,7 @@ fn statement(
     } else {
         let path = path.split("&q=").next().unwrap_or_default();
         let body = json!([sql]).to_string();
-        raw::post_bytes(&place.address, &format!("{path}{parameters}"), &body)
+        blunt::post_bytes(&place.address, &format!("{path}{parameters}"), &body)
     };
     Input {
         name: name.to_owned(),

@@ -4,7 +4,7 @@
 //! checks that it is still missing, and fails as soon as it is not.
 
 use rusqlite::Connection;
-use wal_tests::raw;
+use wal_tests::blunt;
 
 use crate::Lane;
 use crate::inputs::{Class, Ending, Input, lines};
@@ -103,7 +103,7 @@ fn damaged_and_malicious_files_are_not_loaded() {
     }
     assert!(inputs.len() >= 18);
     if !LOAD_IS_SERVED {
-        let answer = raw::exchange(&address, &inputs[0].bytes, crate::PATIENCE);
+        let answer = blunt::exchange(&address, &inputs[0].bytes, crate::PATIENCE);
         assert_eq!(
             answer.status,
             Some(404),

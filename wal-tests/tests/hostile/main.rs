@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wal_tests::cluster::{Formation, ProcessCluster};
-use wal_tests::{process, raw};
+use wal_tests::{blunt, process};
 
 use inputs::{Class, Ending, Input, Place};
 use surroundings::{Surroundings, memory_peak, strange_files};
@@ -111,12 +111,12 @@ impl Lane {
         let begin = Instant::now();
         match input.ending {
             Ending::ClientGone => {
-                let mut stream = raw::connect(self.address(), PATIENCE);
+                let mut stream = blunt::connect(self.address(), PATIENCE);
                 stream.write_all(&input.bytes).unwrap();
                 thread::sleep(Duration::from_millis(80));
             }
             _ => {
-                let answer = raw::exchange(self.address(), &input.bytes, PATIENCE);
+                let answer = blunt::exchange(self.address(), &input.bytes, PATIENCE);
                 if let Err(problem) = judge(input, &answer) {
                     let body: String = answer.body.chars().take(500).collect();
                     let status = answer.status;
@@ -233,7 +233,7 @@ const LIMITS: [&str; 19] = [
 ];
 
 /// Whether an answer is what it has to be.
-fn judge(input: &Input, answer: &raw::RawAnswer) -> Result<(), String> {
+fn judge(input: &Input, answer: &blunt::BluntAnswer) -> Result<(), String> {
     let parsed: Value = serde_json::from_str(&answer.body).unwrap_or_default();
     let results = parsed["results"].as_array();
     let mut failed = results.into_iter().flatten();
@@ -263,7 +263,7 @@ fn dawdle(address: &str, is_over: &AtomicBool) -> usize {
     let body =
         format!("POST /db/execute HTTP/1.1\r\nHost: {address}\r\nContent-Length: 99999\r\n\r\n[");
     let begin = |number: usize| {
-        let mut stream = raw::connect(address, PATIENCE);
+        let mut stream = blunt::connect(address, PATIENCE);
         let start = if number.is_multiple_of(2) {
             "GET /status HTTP/1.1\r\nA: "
         } else {
