@@ -63,6 +63,9 @@ impl Stage {
             }
         }
         stage.learn();
+        if matches!(nodes, "cluster" | "joined") {
+            (0..count).for_each(|node| stage.add_flags(node, CALM));
+        }
         for (name, content) in &behaviour.files {
             let content = content.text(&stage.names)?;
             stage.keep(name, content.into_bytes())?;
@@ -337,6 +340,10 @@ fn value_of(arguments: &[String], flag: &str) -> String {
     let place = arguments.iter().position(|argument| argument == flag);
     arguments[place.expect("every node has this flag") + 1].clone()
 }
+
+/// Elections that a busy machine does not cause: a leader that changes by itself would be taken for
+/// a wrong answer.
+const CALM: &str = "-raft-election-timeout 1500ms";
 
 /// Far longer than anything should take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
