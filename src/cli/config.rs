@@ -5,9 +5,11 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use wallaby::http::QueueOptions;
 use wallaby::node::NodeOptions;
 
 use crate::cli::flags::ServeFlags;
+use crate::cli::http_config::HttpConfig;
 
 /// Everything `wallaby serve` needs to know.
 #[derive(Clone, Debug)]
@@ -18,10 +20,15 @@ pub(crate) struct ServeConfig {
     pub(crate) node: NodeOptions,
     /// Where to listen for HTTP, `host:port`.
     pub(crate) http_addr: String,
-    /// Bytes of the largest HTTP body that is read.
-    pub(crate) http_body_bytes_max: usize,
-    /// Targets of `-join` given as `http://host:port`: nodes to be asked for their Raft address.
+    /// Users, TLS and limits of the HTTP interface.
+    pub(crate) http: HttpConfig,
+    /// How queued writes are batched.
+    pub(crate) queue: QueueOptions,
+    /// Targets of `-join` given as `http://host:port` or `https://host:port`: nodes to be asked for
+    /// their Raft address.
     pub(crate) join_http: Vec<String>,
+    /// Files, directories and archives with SQLite extensions.
+    pub(crate) extensions: Vec<PathBuf>,
     /// What is logged where RUST_LOG is not set.
     pub(crate) log_level: tracing::level_filters::LevelFilter,
     /// The parent whose end is to be this process's end too.
@@ -73,6 +80,8 @@ impl ServeConfig {
             .clone()
             .unwrap_or_else(|| flags.http_addr.clone());
         let (join, join_http) = join_targets(&flags)?;
+        let result_bytes_max = flags.http.http_max_response;
+        let http = HttpConfig::from_flags(flags.http, &flags.http_addr, flags.http_max_body)?;
         let log_level = flags.log_level.parse().map_err(|_| ConfigError::Flag {
             flag: "log-level",
             problem: format!(
@@ -105,14 +114,22 @@ impl ServeConfig {
             spool_bytes_max: flags.spool_bytes,
             log_tail_bytes: flags.log_tail,
             log_segment_bytes: flags.log_segment,
+            result_bytes_max,
             ..NodeOptions::new(data_dir.clone(), flags.raft_addr, http_adv_addr)
         };
         Ok(Self {
             data_dir,
             node,
             http_addr: flags.http_addr,
-            http_body_bytes_max: flags.http_max_body,
+            http,
+            queue: QueueOptions {
+                capacity: flags.write_queue_capacity,
+                batch_size: flags.write_queue_batch_size,
+                batch_time_max: flags.write_queue_timeout,
+                transaction: flags.write_queue_tx,
+            },
             join_http,
+            extensions: flags.extensions_path,
             log_level,
             die_with_parent: flags.die_with_parent,
         })
@@ -200,6 +217,9 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
     within("spool-bytes", flags.spool_bytes, 64 << 10, 1 << 40)?;
     within("log-tail", flags.log_tail, 0, 1 << 40)?;
     within("log-segment", flags.log_segment, 1 << 20, 1 << 30)?;
+    let (capacity, batch) = (flags.write_queue_capacity, flags.write_queue_batch_size);
+    within("write-queue-capacity", capacity as u64, 1, 1 << 20)?;
+    within("write-queue-batch-size", batch as u64, 1, 4096)?;
     within("bootstrap-expect", flags.bootstrap_expect, 0, 99)?;
     if flags.raft_snap_wal_size != 0 {
         within(
@@ -261,17 +281,17 @@ fn join_targets(flags: &ServeFlags) -> Result<(Vec<String>, Vec<String>), Config
         .map(|target| target.trim())
         .filter(|target| !target.is_empty())
     {
-        let stripped = target.strip_prefix("http://");
-        let addr = stripped.unwrap_or(target).trim_end_matches('/');
+        let (scheme, addr) = match target.split_once("://") {
+            Some((scheme @ ("http" | "https"), addr)) => (Some(scheme), addr.trim_end_matches('/')),
+            _ => (None, target.trim_end_matches('/')),
+        };
         host_and_port(addr).map_err(|problem| {
             refused(format!("{target} is an invalid join address: {problem}"))
         })?;
-        if stripped.is_some() {
-            &mut http
-        } else {
-            &mut raft
+        match scheme {
+            Some(scheme) => http.push(format!("{scheme}://{addr}")),
+            None => raft.push(addr.to_owned()),
         }
-        .push(addr.to_owned());
         if addr == own && flags.bootstrap_expect == 0 {
             return Err(refused(
                 "node cannot join with itself unless bootstrapping".to_owned(),
@@ -400,9 +420,10 @@ mod tests {
 
     #[test]
     fn join_takes_raft_and_http_addresses() {
-        let config = config(&["--join=a:4002, http://b:4001/,c:4002", "data"]).unwrap();
+        let targets = "--join=a:4002, http://b:4001/,https://d:4001,c:4002";
+        let config = config(&[targets, "data"]).unwrap();
         assert_eq!(config.node.join, ["a:4002", "c:4002"]);
-        assert_eq!(config.join_http, ["b:4001"]);
+        assert_eq!(config.join_http, ["http://b:4001", "https://d:4001"]);
         refused(&["--join=a", "data"], "a is an invalid join address");
         refused(
             &["--join=localhost:4002", "data"],
@@ -416,6 +437,39 @@ mod tests {
             &["--bootstrap-expect=3", "--join=http://a:1", "data"],
             "takes Raft addresses only",
         );
+    }
+
+    #[test]
+    fn what_secures_http_must_be_whole() {
+        let pair = "either both -http-cert and -http-key must be set, or neither";
+        refused(&["--http-cert=c", "data"], pair);
+        refused(&["--http-key=k", "data"], pair);
+        let both = ["--http-cert=c", "--http-key=k"];
+        let with = |more: &'static str| [&both[..], &[more, "data"]].concat();
+        refused(&with("--http-verify-client"), "needs -http-ca-cert");
+        refused(
+            &with("--http-verify-common-name=n"),
+            "needs -http-verify-client",
+        );
+        refused(
+            &["--http-verify-client", "--http-ca-cert=a", "data"],
+            "needs -http-cert and -http-key",
+        );
+        refused(&["--join-as=u", "data"], "needs the password of that user");
+        refused(&["--join-as-password-file=f", "data"], "needs -join-as");
+        for origin in [
+            "app.example",
+            "https://app.example/",
+            "https://",
+            "https://*.a",
+        ] {
+            let flag = format!("--http-allow-origin={origin}");
+            refused(&[&flag, "data"], "is not an origin");
+        }
+        refused(&["--http-max-bodies=5", "data"], "-http-max-bodies: 5");
+        refused(&["--http-header-timeout=1ms", "data"], "must be 100ms to");
+        assert!(config(&["--http-allow-origin=*", "data"]).is_ok());
+        assert!(config(&["--auth=f", "--join-as=u", "data"]).is_ok());
     }
 
     #[test]

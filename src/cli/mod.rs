@@ -1,4 +1,4 @@
-//! The command line of `wallaby`: `serve`, `demo`, `keygen` and `version`.
+//! The command line of `wallaby`: `serve`, `demo`, `hash-password`, `keygen` and `version`.
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 the command line makes no sense (nothing was
 //! touched).
@@ -6,7 +6,11 @@
 mod arguments;
 mod config;
 mod demo;
+mod extensions;
 mod flags;
+mod hash_password;
+mod http_config;
+mod http_flags;
 mod join;
 mod keygen;
 mod logging;
@@ -36,6 +40,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match line.command {
         Command::Demo(flags) => demo::run(&flags),
+        Command::HashPassword => finished(hash_password::run()),
         Command::Keygen { file } => finished(keygen::run(&file)),
         Command::Serve(flags) => match ServeConfig::from_flags(*flags) {
             Ok(config) => finished(serve::run(config)),

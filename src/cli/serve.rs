@@ -1,8 +1,8 @@
 //! `wallaby serve`: one node, from start to signal.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -11,12 +11,20 @@ use wallaby::http::HttpOptions;
 use wallaby::node::Node;
 
 use crate::cli::config::ServeConfig;
-use crate::cli::join::{self, JoinError};
+use crate::cli::extensions::{self, ExtensionsError};
+use crate::cli::http_config::{self, HttpFileError, HttpParts};
+use crate::cli::join::{self, JoinError, JoinTerms};
 use crate::cli::logging;
 
 /// Why the node did not start or did not stop in order.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
+    /// An extension cannot be loaded.
+    #[error(transparent)]
+    Extensions(#[from] ExtensionsError),
+    /// A file of the HTTP interface cannot be used.
+    #[error(transparent)]
+    Http(#[from] HttpFileError),
     /// A node to join does not say how to.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -53,8 +61,26 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
     if let Some(parent) = config.die_with_parent {
         die_with(parent)?;
     }
-    let joined = join::raft_addresses(&config.join_http, &config.data_dir)?;
+    let mut http = config.http.load()?;
+    let bearable = descriptors().saturating_sub(DESCRIPTORS_KEPT);
+    let connections_max = &mut http.options.connections_max;
+    if *connections_max > bearable {
+        tracing::warn!(
+            connections_max = bearable,
+            "fewer HTTP connections than asked for are \
+            served at a time; raise the limit of open files (ulimit -n)"
+        );
+        *connections_max = bearable.max(1);
+    }
+    let how = JoinTerms {
+        caller: http.join_as.clone(),
+        authorities: config.http.authorities.clone(),
+    };
+    let joined = join::raft_addresses(&config.join_http, &config.data_dir, &how)?;
     config.node.join.extend(joined);
+    config.node.extensions = extensions::open(&config.extensions, &config.data_dir)?;
+    config.node.join_as.clone_from(&http.join_as);
+    config.node.authority = http_config::authority(&http.options);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("wallaby-http")
@@ -63,14 +89,14 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
             what: "asynchronous runtime",
             source,
         })?;
-    let served = runtime.block_on(serve(config));
+    let served = runtime.block_on(serve(config, http));
     // A file operation that hangs must not keep the process from ending.
     runtime.shutdown_background();
     served
 }
 
 /// Opens the node, serves HTTP, and takes both down in the opposite order.
-async fn serve(config: ServeConfig) -> Result<(), ServeError> {
+async fn serve(config: ServeConfig, http: HttpParts) -> Result<(), ServeError> {
     // Bound first: with the port taken there is nothing to undo.
     let listener = TcpListener::bind(&config.http_addr)
         .await
@@ -78,15 +104,11 @@ async fn serve(config: ServeConfig) -> Result<(), ServeError> {
             addr: config.http_addr.clone(),
             source,
         })?;
-    if !listener
+    let is_local = listener
         .local_addr()
-        .is_ok_and(|addr: SocketAddr| addr.ip().is_loopback())
-    {
-        tracing::warn!(
-            http_addr = config.http_addr,
-            "HTTP is neither encrypted nor authenticated; anyone who can reach this address can \
-             read and change the database"
-        );
+        .is_ok_and(|addr| addr.ip().is_loopback());
+    if let Some(warning) = http.exposure().filter(|_| !is_local) {
+        tracing::warn!(http_addr = config.http_addr, "{warning}");
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -97,8 +119,8 @@ async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     );
     let node = Node::open(config.node).await?;
     let options = HttpOptions {
-        body_bytes_max: config.http_body_bytes_max,
-        ..HttpOptions::default()
+        queue: config.queue,
+        ..http.options
     };
     let (signalled, failed) = (stop_signal()?, out_of_service(&node));
     let stop = async move {
@@ -152,6 +174,23 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, ServeError
     })
 }
 
+/// How many files this process may have open, after raising that to what the system allows.
+fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(_) => limit.current,
+    };
+    // No limit at all is none here either.
+    current.map_or(usize::MAX, |current| {
+        usize::try_from(current).unwrap_or(usize::MAX)
+    })
+}
+
 /// Has the kernel kill this process when its parent ends, so that a demo or a test that is killed
 /// leaves no nodes behind.
 fn die_with(parent: u32) -> Result<(), ServeError> {
@@ -170,3 +209,6 @@ fn die_with(parent: u32) -> Result<(), ServeError> {
 
 /// Longer than the largest group in flight and a checkpoint take on any disk that works.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Files that the log, the database, its readers and the other nodes may need.
+const DESCRIPTORS_KEPT: usize = 512;

@@ -1,15 +1,20 @@
 //! Reads the body of a call, within limits of size and patience.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use axum::http::{Request, StatusCode};
 use futures_util::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// Reserved at most before a byte has arrived, whatever length a client announces.
 const RESERVED_BYTES_MAX: usize = 64 * 1024;
+
+/// The unit in which the budget of all bodies is given out.
+const SHARE_BYTES: usize = 64 * 1024;
 
 /// For so long the rest of a refused body is read and thrown away. A connection closed while the
 /// client is still sending is reset, and the client may never see why.
@@ -24,6 +29,9 @@ pub(super) enum BodyError {
     /// Nothing arrived for the time given.
     #[error("request body stopped arriving for {0:?}")]
     Stalled(Duration),
+    /// Too much is held for other calls.
+    #[error("too many request bodies at a time; send the request again later")]
+    Crowded,
     /// Longer than the limit, in bytes.
     #[error("request body larger than {0} bytes; raise -http-max-body or send smaller batches")]
     TooLarge(usize),
@@ -34,19 +42,62 @@ impl BodyError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Broken(_) => StatusCode::BAD_REQUEST,
+            Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Stalled(_) => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
 }
 
+/// What all request bodies may take together.
+#[derive(Debug)]
+pub(super) struct Budget(Arc<Semaphore>);
+
+/// A share of the budget; given back when it is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Budget {
+    pub(super) fn new(bytes: usize) -> Self {
+        let units = bytes.div_ceil(SHARE_BYTES).min(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Semaphore::new(units)))
+    }
+}
+
+impl Share {
+    /// Makes the share large enough for so many bytes, if there is still so much. By what has
+    /// arrived, not by what was announced: announcing costs a client nothing.
+    fn grow(&mut self, budget: &Budget, bytes: usize) -> Result<(), BodyError> {
+        let held = self
+            .held
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = bytes.div_ceil(SHARE_BYTES).saturating_sub(held);
+        if missing == 0 {
+            return Ok(());
+        }
+        let missing = u32::try_from(missing).map_err(|_| BodyError::Crowded)?;
+        let more = Arc::clone(&budget.0).try_acquire_many_owned(missing);
+        let more = more.map_err(|_| BodyError::Crowded)?;
+        match &mut self.held {
+            Some(held) => held.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+}
+
 /// Reads a whole body. An announced length beyond the limit is refused before anything is kept;
-/// the bytes are counted as well, because a chunked body announces nothing.
+/// the bytes are counted as well, because a chunked body announces nothing. The share of the budget
+/// is to be kept as long as what is made of the body.
 pub(super) async fn read(
     request: Request<Body>,
     bytes_max: usize,
     pause_max: Duration,
-) -> Result<Vec<u8>, BodyError> {
+    budget: &Budget,
+) -> Result<(Vec<u8>, Share), BodyError> {
     let announced = request.headers().get(CONTENT_LENGTH);
     let announced: u64 = announced
         .and_then(|length| length.to_str().ok()?.parse().ok())
@@ -61,10 +112,11 @@ pub(super) async fn read(
         return Err(BodyError::TooLarge(bytes_max));
     }
     let mut bytes = Vec::with_capacity(announced.min(RESERVED_BYTES_MAX));
+    let mut share = Share::default();
     loop {
         let next = timeout(pause_max, stream.next()).await;
         let chunk = match next.map_err(|_| BodyError::Stalled(pause_max))? {
-            None => return Ok(bytes),
+            None => return Ok((bytes, share)),
             Some(Err(error)) => return Err(BodyError::Broken(error.to_string())),
             Some(Ok(chunk)) => chunk,
         };
@@ -73,6 +125,11 @@ pub(super) async fn read(
             drop(bytes);
             discard(&mut stream).await;
             return Err(BodyError::TooLarge(bytes_max));
+        }
+        if let Err(crowded) = share.grow(budget, bytes.len() + chunk.len()) {
+            drop((bytes, share));
+            discard(&mut stream).await;
+            return Err(crowded);
         }
         bytes.extend_from_slice(&chunk);
     }

@@ -1,21 +1,32 @@
 //! Layer 3: rqlite's HTTP interface over a node.
 //!
-//! A call passes `server` (connections) and `router` (headers, parameters, path), then for
+//! A call passes `server` and `connection` (TLS, time-outs), `origin` (browsers) and `router`
+//! (headers, parameters, path, permissions by [`users`]), then for
 //! statements `body`, [`request`] (JSON to statements), the node, and [`response`] (results to
 //! JSON). Everything a client sees as bytes is made in [`response`], [`nodes`] and `status` with
 //! the writers in [`json`], [`date`] and [`duration`], which follow Go's standard library because
 //! rqlite's clients were written against its output.
 
+mod activity;
 mod body;
+mod caller;
 mod cell;
+mod connection;
 pub mod date;
 pub mod duration;
 mod image;
 pub mod json;
+mod leader;
 pub mod nodes;
+mod origin;
 pub mod parameters;
+pub mod password;
+mod queue;
+mod queued;
 mod readiness;
+mod redirect;
 mod refusal;
+mod removal;
 pub mod request;
 pub mod response;
 mod router;
@@ -23,6 +34,11 @@ pub mod routes;
 mod server;
 mod statements;
 mod status;
+mod tls;
+pub mod users;
+mod watched;
 
 pub use cell::Unrenderable;
+pub use queue::QueueOptions;
 pub use server::{HttpOptions, serve};
+pub use tls::{Tls, TlsError, TlsOptions};

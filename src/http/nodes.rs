@@ -25,16 +25,18 @@ pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response
     if !parameters.flag("nonvoters") {
         members.retain(|member| member.voter);
     }
-    let mut body = render(&mut members, parameters.text("ver") == Some("2"));
+    let array = parameters.text("ver") == Some("2");
+    let mut body = render(&mut members, array, server.scheme());
     if parameters.flag("pretty") {
         body = json::indent(&body);
     }
     refusal::json(StatusCode::OK, body)
 }
 
-/// Renders members as `/nodes` shows them, as an array if `array`, else as an object by id.
+/// Renders members as `/nodes` shows them, as an array if `array`, else as an object by id. The
+/// scheme is that of their HTTP interfaces.
 #[must_use]
-pub fn render(members: &mut [MemberStatus], array: bool) -> Vec<u8> {
+pub fn render(members: &mut [MemberStatus], array: bool, scheme: &str) -> Vec<u8> {
     members.sort_by(|a, b| a.name.cmp(&b.name));
     let mut out = Vec::new();
     out.extend_from_slice(if array { b"{\"nodes\":[" } else { b"{" });
@@ -46,17 +48,25 @@ pub fn render(members: &mut [MemberStatus], array: bool) -> Vec<u8> {
             json::string(&mut out, &member.name);
             out.push(b':');
         }
-        node(&mut out, member);
+        node(&mut out, member, scheme);
     }
     out.extend_from_slice(if array { b"]}" } else { b"}" });
     out
 }
 
-fn node(out: &mut Vec<u8>, member: &MemberStatus) {
+/// Renders one member, as `/leader` shows it.
+pub(super) fn render_one(member: &MemberStatus, scheme: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    node(&mut out, member, scheme);
+    out
+}
+
+fn node(out: &mut Vec<u8>, member: &MemberStatus, scheme: &str) {
     out.extend_from_slice(b"{\"id\":");
     json::string(out, &member.name);
+    let prefix = format!("{scheme}://");
     for (name, prefix, address) in [
-        (",\"api_addr\":", "http://", &member.http_addr),
+        (",\"api_addr\":", prefix.as_str(), &member.http_addr),
         (",\"addr\":", "", &member.raft_addr),
     ] {
         if !address.is_empty() {

@@ -80,6 +80,11 @@ impl Route {
         }
     }
 
+    /// Whether it is a page that people open by a link.
+    pub(super) fn is_page(&self) -> bool {
+        matches!(self.endpoint, Endpoint::Console | Endpoint::Root)
+    }
+
     fn matches(&self, path: &str) -> bool {
         if self.is_prefix {
             path.starts_with(self.path)

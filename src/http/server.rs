@@ -1,53 +1,80 @@
-//! The listener: accepts connections up to a limit, gives each a time-out for its headers, and
-//! lets those under way finish when it is told to stop.
+//! The listener: accepts connections up to a limit, and lets those under way finish when it is
+//! told to stop. Beside it, users and certificates are read again when their files change.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::node::Node;
 
-use super::router;
+use super::body::Budget;
+use super::connection::Connections;
+use super::origin::Origins;
+use super::queue::{Queue, QueueOptions, QueueStatus};
+use super::tls::Tls;
+use super::users::Users;
 
 /// After a failed accept (usually: out of descriptors) the next attempt waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The limits of the HTTP server.
+/// How often the files of users and certificates are looked at.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Who is served over HTTP, and within which limits.
 #[derive(Clone, Debug)]
 pub struct HttpOptions {
-    /// The value of `Access-Control-Allow-Origin`; `None`: no such header.
+    /// Names, besides IP addresses and `localhost`, under which browsers may reach this node; a
+    /// port behind one does not matter. `*`: any name.
+    pub allow_hosts: Vec<String>,
+    /// The origin whose pages may use this node, or `*`; `None`: only its own.
     pub allow_origin: Option<String>,
     /// The longest request body in bytes; longer ones are answered 413.
     pub body_bytes_max: usize,
+    /// Bytes of all request bodies held at a time; beyond it they are answered 503.
+    pub body_bytes_total_max: usize,
     /// How long a request body may stop arriving before the call is given up.
     pub body_pause_max: Duration,
     /// Connections served at a time; further ones wait to be accepted.
     pub connections_max: usize,
-    /// How long a client may take to send the headers of a request, the wait on an idle
-    /// connection included.
+    /// How long a client may take for a TLS handshake, and to send the headers of a request once
+    /// it has begun.
     pub header_time_max: Duration,
+    /// How long a connection may be without a call.
+    pub idle_time_max: Duration,
+    /// How queued writes are batched.
+    pub queue: QueueOptions,
     /// How long calls under way may take to finish once the server is told to stop.
     pub stop_time_max: Duration,
+    /// Certificate and demands on clients; `None`: no TLS.
+    pub tls: Option<Arc<Tls>>,
+    /// The users whose file is to be looked after. Who may do what is the node's to say.
+    pub users: Option<Arc<Users>>,
+    /// How long a client may take nothing of what it is sent.
+    pub write_pause_max: Duration,
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
         Self {
+            allow_hosts: Vec::new(),
             allow_origin: None,
             body_bytes_max: 256 * 1024 * 1024,
+            body_bytes_total_max: 512 * 1024 * 1024,
             body_pause_max: Duration::from_secs(30),
             connections_max: 4096,
-            header_time_max: Duration::from_secs(60),
+            header_time_max: Duration::from_secs(5),
+            idle_time_max: Duration::from_secs(120),
+            queue: QueueOptions::default(),
             stop_time_max: Duration::from_secs(10),
+            tls: None,
+            users: None,
+            write_pause_max: Duration::from_secs(120),
         }
     }
 }
@@ -59,6 +86,32 @@ pub(super) struct Server {
     /// The address that the listener is bound to.
     pub(super) bind_addr: String,
     pub(super) started: SystemTime,
+    pub(super) origins: Origins,
+    /// What request bodies may take together.
+    pub(super) bodies: Budget,
+    /// Writes that were accepted and are yet to be sent.
+    pub(super) queue: Queue,
+}
+
+impl Server {
+    /// How URLs of this node begin, and those of its peers: TLS is on everywhere or nowhere.
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.options.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        }
+    }
+
+    /// The URL of a node's HTTP interface, without a path.
+    pub(super) fn url(&self, http_addr: &str) -> String {
+        format!("{}://{http_addr}", self.scheme())
+    }
+
+    /// The state of the queue of writes.
+    pub(super) fn queue_status(&self) -> QueueStatus {
+        self.queue.status()
+    }
 }
 
 /// Serves the HTTP interface of a node until `stop` is ready, then lets the calls under way finish
@@ -72,36 +125,35 @@ pub async fn serve(
     options: HttpOptions,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let bind_addr = listener.local_addr()?.to_string();
+    let bound = listener.local_addr()?;
+    let hosts = options.allow_hosts.iter().map(String::as_str);
+    let hosts = hosts.chain([node.http_addr()]);
+    let allow_origin = options.allow_origin.as_deref();
     let server = Arc::new(Server {
+        origins: Origins::new(hosts, allow_origin, bound.ip().is_loopback()),
+        bodies: Budget::new(options.body_bytes_total_max),
+        bind_addr: bound.to_string(),
+        started: SystemTime::now(),
+        queue: Queue::start(node.clone(), options.queue),
         node,
         options,
-        bind_addr,
-        started: SystemTime::now(),
     });
-    let service = Router::new()
-        .fallback(router::answer)
-        .with_state(Arc::clone(&server));
-    let options = &server.options;
-    // HTTP/2 is agreed on in a TLS handshake only, as in rqlite.
-    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.header_time_max);
     let (stopping, watching) = watch::channel(false);
+    let refreshing = tokio::spawn(refresh(Arc::clone(&server)));
+    let serving = Connections::new(Arc::clone(&server));
     let mut connections = JoinSet::new();
     tokio::pin!(stop);
     loop {
+        let is_full = connections.len() >= server.options.connections_max;
+        serving.is_crowded.store(is_full, Ordering::Relaxed);
         tokio::select! {
             () = &mut stop => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if connections.len() < options.connections_max => {
+            accepted = listener.accept(), if !is_full => {
                 match accepted {
                     Ok((stream, _)) => {
-                        let (builder, watching) = (builder.clone(), watching.clone());
-                        let service = TowerToHyperService::new(service.clone());
-                        connections.spawn(connection(stream, service, builder, watching));
+                        let serving = Arc::clone(&serving);
+                        connections.spawn(serving.serve(stream, watching.clone()));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "an HTTP connection could not be accepted");
@@ -111,41 +163,37 @@ pub async fn serve(
             }
         }
     }
+    refreshing.abort();
     drop(listener);
     stopping.send_replace(true);
     let finished = async { while connections.join_next().await.is_some() {} };
-    if timeout(options.stop_time_max, finished).await.is_err() {
+    if timeout(server.options.stop_time_max, finished)
+        .await
+        .is_err()
+    {
         tracing::warn!("HTTP calls still under way were cut off");
     }
+    server.queue.close(server.options.stop_time_max).await;
     Ok(())
 }
 
-/// Serves one connection; once the server stops, to the end of the call under way.
-async fn connection(
-    stream: TcpStream,
-    service: TowerToHyperService<Router>,
-    builder: Builder<TokioExecutor>,
-    mut stopping: watch::Receiver<bool>,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "an HTTP connection was gone before it was served");
+/// Reads users and certificates again when their files change.
+async fn refresh(server: Arc<Server>) {
+    if server.options.users.is_none() && server.options.tls.is_none() {
         return;
     }
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = told(&mut stopping) => {
-            connection.as_mut().graceful_shutdown();
-            connection.as_mut().await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "an HTTP connection ended early");
+    loop {
+        sleep(REFRESH_INTERVAL).await;
+        let server = Arc::clone(&server);
+        let looking = tokio::task::spawn_blocking(move || {
+            if let Some(users) = &server.options.users {
+                users.refresh();
+            }
+            if let Some(tls) = &server.options.tls {
+                tls.refresh();
+            }
+        });
+        // Only a stop of the runtime can be in the way.
+        drop(looking.await);
     }
-}
-
-/// Waits until the server stops. A sender that is gone means the same.
-async fn told(stopping: &mut watch::Receiver<bool>) {
-    let _ = stopping.wait_for(|&stopping| stopping).await;
 }

@@ -8,12 +8,16 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, Method, Request as HttpRequest, Response, StatusCode};
 
 use crate::node::{
-    Answer, Level, ReadRequest, Refusal, Reply, Request, Served, Shape, Statement, WriteRequest,
+    Answer, Credentials, Level, ReadRequest, Refusal, Reply, Request, Served, Shape, Statement,
+    WriteRequest,
 };
 
-use super::body;
+use super::body::{self, Share};
+use super::caller;
 use super::cell::Unrenderable;
 use super::parameters::{LevelAsked, Parameters};
+use super::queued;
+use super::redirect;
 use super::refusal;
 use super::request::{self, RequestError};
 use super::response::{self, Envelope, Form};
@@ -33,8 +37,11 @@ pub(super) async fn answer(
     http_request: HttpRequest<Body>,
 ) -> Response<Body> {
     let started = Instant::now();
-    let statements = match statements(server, shape, &parameters, http_request).await {
-        Ok(statements) => statements,
+    let uri = http_request.uri().clone();
+    let caller = caller::credentials(http_request.headers());
+    let received = statements(server, shape, &parameters, http_request).await;
+    let (statements, _share) = match received {
+        Ok(received) => received,
         Err(response) => return response,
     };
     let mut envelope = Envelope {
@@ -48,7 +55,26 @@ pub(super) async fn answer(
             timings: parameters.flag("timings"),
         },
     };
-    let served = serve(server, shape, &parameters, statements).await;
+    let request = Request {
+        statements,
+        transaction: parameters.flag("transaction"),
+        shape,
+        statement_time_max: parameters.statement_time_max,
+    };
+    if is_queued(shape, &parameters) {
+        envelope.elapsed = started.elapsed();
+        return queued::answer(server, &parameters, request, caller, envelope).await;
+    }
+    let level = level(server, &parameters);
+    // Whatever may be answered from the local database is.
+    let is_local = shape != Shape::Execute && level == Level::None;
+    if parameters.flag("redirect")
+        && !is_local
+        && let Some(elsewhere) = redirect::to_leader(server, &uri)
+    {
+        return elsewhere;
+    }
+    let served = serve(server, level, &parameters, request, caller).await;
     envelope.elapsed = started.elapsed();
     let served = match served {
         Ok(served) => served,
@@ -70,36 +96,58 @@ pub(super) async fn answer(
     response
 }
 
-/// The statements of a call, or the answer that refuses it.
+/// The statements of a call and what they take of the budget of bodies, or the answer that refuses
+/// the call.
 async fn statements(
     server: &Arc<Server>,
     shape: Shape,
     parameters: &Parameters,
     http_request: HttpRequest<Body>,
-) -> Result<Vec<Statement>, Response<Body>> {
+) -> Result<(Vec<Statement>, Share), Response<Body>> {
     if http_request.method() == Method::GET {
         // No `q` is an empty statement, which has no result.
         let sql = parameters.text("q").unwrap_or_default().to_owned();
-        return Ok(vec![Statement {
+        let statement = Statement {
             sql,
             parameters: Vec::new(),
-        }]);
+        };
+        return Ok((vec![statement], Share::default()));
     }
     let content_type = http_request.headers().get(CONTENT_TYPE);
     let content_type = content_type
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    let plain = shape != Shape::Unified && request::is_plain_text(content_type);
+    let is_queued = is_queued(shape, parameters);
+    let plain = shape != Shape::Unified && !is_queued && request::is_plain_text(content_type);
     let options = &server.options;
-    let body = body::read(http_request, options.body_bytes_max, options.body_pause_max)
-        .await
-        .map_err(|error| refusal::text(error.status(), &error.to_string()))?;
+    let (bytes_max, pause_max) = (options.body_bytes_max, options.body_pause_max);
+    let body = body::read(http_request, bytes_max, pause_max, &server.bodies).await;
+    let (body, share) = body.map_err(|error| refusal::text(error.status(), &error.to_string()))?;
     if plain {
-        return Ok(request::plain_statement(&body));
+        return Ok((request::plain_statement(&body), share));
     }
-    parsed(body)
-        .await
-        .map_err(|error| refusal::text(StatusCode::BAD_REQUEST, &error.to_string()))
+    match parsed(body).await {
+        Ok(statements) => Ok((statements, share)),
+        // Waits for what is queued already.
+        Err(RequestError::NoStatements) if is_queued && parameters.flag("wait") => {
+            Ok((Vec::new(), share))
+        }
+        Err(error) => Err(refusal::text(StatusCode::BAD_REQUEST, &error.to_string())),
+    }
+}
+
+/// Whether a call is to be answered before it is run.
+fn is_queued(shape: Shape, parameters: &Parameters) -> bool {
+    shape == Shape::Execute && parameters.flag("queue")
+}
+
+/// The guarantee for the reads of a call.
+fn level(server: &Server, parameters: &Parameters) -> Level {
+    match parameters.level() {
+        LevelAsked::Fixed(level) => level,
+        LevelAsked::Auto if server.node.votes() => Level::Weak,
+        LevelAsked::Auto => Level::None,
+    }
 }
 
 async fn parsed(body: Vec<u8>) -> Result<Vec<Statement>, RequestError> {
@@ -112,33 +160,30 @@ async fn parsed(body: Vec<u8>) -> Result<Vec<Statement>, RequestError> {
 
 async fn serve(
     server: &Server,
-    shape: Shape,
+    level: Level,
     parameters: &Parameters,
-    statements: Vec<Statement>,
+    request: Request,
+    caller: Option<Credentials>,
 ) -> Result<Served, Refusal> {
-    let request = Request {
-        statements,
-        transaction: parameters.flag("transaction"),
-        shape,
-        statement_time_max: parameters.statement_time_max,
-    };
-    let timeout = parameters.timeout;
+    let (shape, timeout) = (request.shape, parameters.timeout);
     if shape == Shape::Execute {
-        let write = WriteRequest::new(request, timeout);
+        let write = WriteRequest {
+            caller,
+            ..WriteRequest::new(request, timeout)
+        };
         return server.node.execute(write).await;
     }
-    let level = match parameters.level() {
-        LevelAsked::Fixed(level) => level,
-        LevelAsked::Auto if server.node.status().state == "Learner" => Level::None,
-        LevelAsked::Auto => Level::Weak,
-    };
     // A request with writes waits for its commit, whatever the level of its reads.
     let timeout = if level == Level::Linearizable && shape == Shape::Query {
         timeout.min(parameters.linearizable_timeout)
     } else {
         timeout
     };
-    let read = ReadRequest::new(request, level, timeout);
+    let read = ReadRequest {
+        caller,
+        freshness: parameters.freshness,
+        ..ReadRequest::new(request, level, timeout)
+    };
     if shape == Shape::Query {
         server.node.query(read).await
     } else {

@@ -1,6 +1,7 @@
 //! `GET /status`: what this node knows about itself. rqlite's keys where clients read them, our own
 //! under `wallaby`. `?key=store.raft.state` selects one part; an unknown key selects `{}`.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
@@ -11,7 +12,7 @@ use crate::node::NodeStatus;
 
 use super::parameters::Parameters;
 use super::server::Server;
-use super::{date, duration, json, refusal};
+use super::{date, duration, json, queued, refusal};
 
 pub(super) fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
     let status = server.node.status();
@@ -20,13 +21,14 @@ pub(super) fn answer(server: &Server, parameters: &Parameters) -> Response<Body>
         "cluster": {
             "addr": status.raft_addr,
             "api_addr": status.http_addr,
-            "https": "false",
+            "https": server.options.tls.is_some().to_string(),
         },
         "http": {
             "allow_origin": server.options.allow_origin.as_deref().unwrap_or_default(),
-            "auth": "disabled",
+            "auth": if server.node.has_authority() { "enabled" } else { "disabled" },
             "bind_addr": server.bind_addr,
-            "tls": { "enabled": "false" },
+            "queue": queued::report(&server.queue_status()),
+            "tls": tls(server),
         },
         "node": process(server),
         "os": operating_system(),
@@ -52,6 +54,28 @@ pub(super) fn answer(server: &Server, parameters: &Parameters) -> Response<Body>
 /// The part of a tree that a dotted key names.
 fn select<'a>(whole: &'a Value, key: &str) -> Option<&'a Value> {
     key.split('.').try_fold(whole, |part, name| part.get(name))
+}
+
+/// rqlite's keys and words for the TLS settings.
+fn tls(server: &Server) -> Value {
+    let Some(tls) = &server.options.tls else {
+        return json!({ "enabled": "false" });
+    };
+    let options = tls.options();
+    let client_auth = if options.verify_client {
+        "RequireAndVerifyClientCert"
+    } else {
+        "NoClientCert"
+    };
+    let authorities = options.client_authorities.as_deref();
+    json!({
+        "ca_file": authorities.unwrap_or_else(|| Path::new("")).to_string_lossy(),
+        "cert_file": options.certificate.to_string_lossy(),
+        "client_auth": client_auth,
+        "enabled": "true",
+        "key_file": options.key.to_string_lossy(),
+        "next_protos": ["h2", "http/1.1"],
+    })
 }
 
 fn process(server: &Server) -> Value {

@@ -22,7 +22,8 @@ pub(crate) struct Admission {
     raft: Arc<OnceLock<Raft>>,
     endpoint: Endpoint,
     raft_id: u64,
-    changing: tokio::sync::Mutex<()>,
+    /// Held by whoever changes the membership or hands the leadership over.
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 impl Admission {
@@ -36,14 +37,23 @@ impl Admission {
         })
     }
 
+    /// The answer to whoever asks to join where this node does not lead.
+    pub(crate) fn leads_elsewhere(&self) -> Option<Joined> {
+        match self.raft.get() {
+            None => Some(Joined::NotLeader(None)),
+            Some(raft) if !raft.is_leader() => Some(Joined::NotLeader(leader_addr(raft))),
+            Some(_) => None,
+        }
+    }
+
     /// Takes a node in. It goes on when the asker gives up; asking again is harmless.
     pub(crate) async fn welcome(self: Arc<Self>, joining: Joining) -> Joined {
+        if let Some(elsewhere) = self.leads_elsewhere() {
+            return elsewhere;
+        }
         let Some(raft) = self.raft.get().cloned() else {
             return Joined::NotLeader(None);
         };
-        if !raft.is_leader() {
-            return Joined::NotLeader(leader_addr(&raft));
-        }
         let admitted = tokio::spawn(async move {
             let _one = self.changing.lock().await;
             self.take_in(&raft, joining).await
@@ -67,7 +77,7 @@ impl Admission {
             Some(known) if known == member => {}
             Some(_) => {
                 let nodes = BTreeMap::from([(id, member.clone())]);
-                change(raft, ChangeMembers::SetNodes(nodes)).await?;
+                change(raft, ChangeMembers::SetNodes(nodes), false).await?;
                 tracing::info!(
                     name = member.name,
                     addr = member.raft_addr,
@@ -92,6 +102,7 @@ impl Admission {
                 ChangeMembers::RemoveVoters(voters),
                 ChangeMembers::RemoveNodes(learners),
             ]),
+            false,
         )
         .await?;
         tracing::info!(
@@ -135,6 +146,7 @@ impl Admission {
             raft_id: self.raft_id,
             member: Member::default().into(),
             bootstrap_expect: 0,
+            caller: None,
         };
         let body = Bytes::from(wire::encode(&greeting));
         let peer = self.endpoint.peer(&node.raft_addr, Some(id));
@@ -156,7 +168,7 @@ impl Admission {
                 let config = membership(raft);
                 if let [_, .., last] = &config.get_joint_config()[..] {
                     let last = ChangeMembers::ReplaceAllVoters(last.clone());
-                    if let Err(why) = change(raft, last).await {
+                    if let Err(why) = change(raft, last, false).await {
                         tracing::warn!(why, "a membership change that was left is not finished");
                         tokio::time::sleep(RETRY).await;
                     }
@@ -208,8 +220,13 @@ async fn caught_up(raft: &Raft, id: u64) -> Result<(), String> {
     }
 }
 
-async fn change(raft: &Raft, change: ChangeMembers<u64, Member>) -> Result<(), String> {
-    let changed = raft.change_membership(change, false).await;
+/// Changes the membership; `retain`: who loses the vote stays as a learner.
+pub(crate) async fn change(
+    raft: &Raft,
+    change: ChangeMembers<u64, Member>,
+    retain: bool,
+) -> Result<(), String> {
+    let changed = raft.change_membership(change, retain).await;
     changed.map(drop).map_err(|error| error.to_string())
 }
 

@@ -55,6 +55,17 @@ pub struct ReadRequest {
     pub timeout: Duration,
     /// On whose behalf; asked again by the authority of the node that executes it.
     pub caller: Option<Credentials>,
+    /// How old the data may be; only for [`Level::None`], and not on the leader.
+    pub freshness: Option<Freshness>,
+}
+
+/// How old the data of a read without guarantee may be at most.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Freshness {
+    /// The leader was heard within this time.
+    pub max: Duration,
+    /// Besides, all that was committed at a moment within this time is applied here.
+    pub strict: bool,
 }
 
 impl ReadRequest {
@@ -66,6 +77,7 @@ impl ReadRequest {
             level,
             timeout,
             caller: None,
+            freshness: None,
         }
     }
 }
@@ -80,6 +92,28 @@ pub struct Served {
     /// The node that executed it: its HTTP address if this one, the leader's Raft address if
     /// forwarded.
     pub served_by: String,
+}
+
+/// What came of one of several writes, without its results.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct WriteBrief {
+    /// Whether it was refused as a whole, so that none of its statements was run.
+    pub refused: bool,
+    /// How many statements failed.
+    pub failed: u64,
+    /// Why it was refused, or the error of the first statement that failed.
+    pub error: Option<String>,
+}
+
+/// Why the cluster was not changed as asked.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum AdministrationError {
+    /// It cannot be done; the text says why and, if something can be done about it, what.
+    #[error("{0}")]
+    Impossible(String),
+    /// Nobody could be asked, or not in time.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
 }
 
 /// Why a request was not served. For writes the three outcomes are kept apart: everything but

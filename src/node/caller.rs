@@ -5,8 +5,10 @@
 //! a follower does not know of it yet.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 /// The name and password that came with a request.
 #[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
@@ -71,11 +73,78 @@ impl Permission {
         (Self::Status, "status"),
         (Self::Ui, "ui"),
     ];
+
+    /// Its name in a users file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let mut all = Self::ALL.iter();
+        let found = all.find(|(permission, _)| *permission == self);
+        found.expect("the table has every permission").1
+    }
 }
 
 /// Knows who may do what. A node without one allows everything to everybody.
 pub trait Authority: fmt::Debug + Send + Sync {
-    /// Whether this caller may do this; `None` is a caller without credentials. May take as long as
-    /// checking a password does.
-    fn permits(&self, caller: Option<&Credentials>, permission: Permission) -> bool;
+    /// Whether this caller may do all of this, as far as that is known without effort; `None` is a
+    /// caller without credentials. No answer: a password has to be checked, see
+    /// [`Authority::permits`].
+    fn permits_at_once(
+        &self,
+        caller: Option<&Credentials>,
+        permissions: &[Permission],
+    ) -> Option<bool>;
+
+    /// Whether this caller may do all of this. May take as long, and as much memory, as checking a
+    /// password does.
+    fn permits(&self, caller: Option<&Credentials>, permissions: &[Permission]) -> bool;
 }
+
+/// Asks the authority, without letting strangers with wrong passwords take all of the machine.
+#[derive(Debug)]
+pub(crate) struct Doorkeeper {
+    authority: Option<Arc<dyn Authority>>,
+    checks: Semaphore,
+}
+
+impl Doorkeeper {
+    pub(crate) fn new(authority: Option<Arc<dyn Authority>>) -> Self {
+        Self {
+            authority,
+            checks: Semaphore::new(CHECKS_MAX),
+        }
+    }
+
+    /// Whether there is an authority at all.
+    pub(crate) fn has_authority(&self) -> bool {
+        self.authority.is_some()
+    }
+
+    /// Whether a caller may do all of this here. A password that has to be checked waits its turn,
+    /// on a thread of its own; those known already do not wait behind it.
+    pub(crate) async fn permits(
+        &self,
+        caller: Option<&Credentials>,
+        permissions: &'static [Permission],
+    ) -> bool {
+        let Some(authority) = &self.authority else {
+            return true;
+        };
+        if let Some(known) = authority.permits_at_once(caller, permissions) {
+            return known;
+        }
+        let Ok(_turn) = self.checks.acquire().await else {
+            return false;
+        };
+        // The same password may have been checked while this one waited.
+        if let Some(known) = authority.permits_at_once(caller, permissions) {
+            return known;
+        }
+        let (authority, caller) = (Arc::clone(authority), caller.cloned());
+        let asking =
+            tokio::task::spawn_blocking(move || authority.permits(caller.as_ref(), permissions));
+        asking.await.unwrap_or(false)
+    }
+}
+
+/// Passwords checked at a time: each takes a core, and tens of MiB.
+const CHECKS_MAX: usize = 2;

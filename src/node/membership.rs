@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::Raft;
 use super::admission::{leader_addr, membership, settled_voters};
+use super::caller::Credentials;
 use super::error::Error;
 use super::health::Health;
 use super::identity::{Identity, random_u64};
@@ -30,14 +31,26 @@ pub(crate) struct Membership {
     dir: PathBuf,
     identity: Mutex<Identity>,
     pub(crate) member: Member,
-    join: Vec<String>,
-    bootstrap_expect: u64,
+    search: Search,
     raft: Arc<OnceLock<Raft>>,
+    /// Why peers will not start a cluster with this node, by their Raft address; each is logged
+    /// once.
+    refused: Mutex<BTreeMap<String, String>>,
     /// Nodes that want to start a cluster, by Raft address: one that comes back with an empty
     /// directory is another node at the same address.
     heard: Mutex<BTreeMap<String, Heard>>,
     assigned: watch::Sender<Option<ClusterId>>,
     health: Arc<Health>,
+}
+
+/// How a node looks for its cluster.
+pub(crate) struct Search {
+    /// Raft addresses to ask.
+    pub(crate) join: Vec<String>,
+    /// How many nodes start a cluster together; 0: none.
+    pub(crate) bootstrap_expect: u64,
+    /// On whose behalf it asks, where the others have an authority.
+    pub(crate) caller: Option<Credentials>,
 }
 
 /// What [`Membership::settle`] found.
@@ -53,8 +66,7 @@ impl Membership {
         dir: PathBuf,
         identity: Identity,
         member: Member,
-        join: Vec<String>,
-        bootstrap_expect: u64,
+        search: Search,
         raft: Arc<OnceLock<Raft>>,
         health: Arc<Health>,
     ) -> Arc<Self> {
@@ -63,18 +75,18 @@ impl Membership {
             dir,
             identity: Mutex::new(identity),
             member,
-            join,
-            bootstrap_expect,
+            search,
             raft,
+            refused: Mutex::default(),
             heard: Mutex::default(),
             assigned,
             health,
         })
     }
 
-    /// Answers a greeting, and remembers who wants to start a cluster.
-    pub(crate) fn introduce(&self, greeting: &Greeting) -> Introduction {
-        if greeting.bootstrap_expect > 0 {
+    /// Answers a greeting, and remembers who wants to start a cluster and was not `refused`.
+    pub(crate) fn introduce(&self, greeting: &Greeting, refused: Option<String>) -> Introduction {
+        if greeting.bootstrap_expect > 0 && refused.is_none() {
             let mut heard = lock(&self.heard);
             heard.retain(|_, heard| heard.at.elapsed() < HEARD_FOR);
             // Bounded: strangers must not fill our memory.
@@ -98,8 +110,9 @@ impl Membership {
             member: self.member.clone().into(),
             cluster: identity.cluster.map(|id| id.0),
             leader: self.raft.get().and_then(leader_addr),
-            bootstrap_expect: self.bootstrap_expect,
+            bootstrap_expect: self.search.bootstrap_expect,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            refused,
         }
     }
 
@@ -148,7 +161,7 @@ impl Membership {
         {
             return Ok((cluster, Settled::Wait));
         }
-        if self.join.is_empty() && self.bootstrap_expect <= 1 {
+        if self.search.join.is_empty() && self.search.bootstrap_expect <= 1 {
             let cluster = match cluster {
                 Some(cluster) => cluster,
                 None => self.draw()?,
@@ -156,7 +169,7 @@ impl Membership {
             let alone = BTreeMap::from([(self.raft_id(), self.member.clone())]);
             return Ok((cluster, Settled::Initialise(alone)));
         }
-        tracing::info!(peers = ?self.join, "looking for a cluster");
+        tracing::info!(peers = ?self.search.join, "looking for a cluster");
         loop {
             let met = self.greet_all(endpoint).await;
             if let Some(found) = self.look_around(endpoint, &met).await? {
@@ -192,7 +205,7 @@ impl Membership {
                 endpoint.assign(mine)?;
                 Ok(Some((mine, Settled::Wait)))
             }
-            (mine, _) if first && founders.len() as u64 >= self.bootstrap_expect.max(2) => {
+            (mine, _) if first && founders.len() as u64 >= self.search.bootstrap_expect.max(2) => {
                 let cluster = match mine {
                     Some(cluster) => cluster,
                     None => self.draw()?,
@@ -210,7 +223,7 @@ impl Membership {
 
     /// The nodes that would start a cluster together; empty unless that was asked for.
     fn founders(&self, peers: &[Introduction]) -> BTreeMap<u64, Member> {
-        if self.bootstrap_expect == 0 {
+        if self.search.bootstrap_expect == 0 {
             return BTreeMap::new();
         }
         let mut by_addr = BTreeMap::new();
@@ -220,7 +233,8 @@ impl Membership {
                 by_addr.insert(heard.member.raft_addr.clone(), found);
             }
         }
-        for peer in peers.iter().filter(|peer| peer.bootstrap_expect > 0) {
+        let willing = |peer: &&Introduction| peer.bootstrap_expect > 0 && peer.refused.is_none();
+        for peer in peers.iter().filter(willing) {
             let found = (peer.raft_id, peer.member.clone());
             by_addr.insert(peer.member.raft_addr.clone(), found);
         }
@@ -238,11 +252,13 @@ impl Membership {
         let greeting = Greeting {
             raft_id: mine,
             member: self.member.clone().into(),
-            bootstrap_expect: self.bootstrap_expect,
+            bootstrap_expect: self.search.bootstrap_expect,
+            caller: self.search.caller.clone(),
         };
         let body = Bytes::from(wire::encode(&greeting));
         let mut met = Met::default();
         for addr in self
+            .search
             .join
             .iter()
             .filter(|addr| **addr != self.member.raft_addr)
@@ -251,7 +267,10 @@ impl Membership {
             let reply = peer.request(kind::GREETING, Priority::Control, body.clone(), PATIENCE);
             match reply.await {
                 Ok(reply) => match wire::decode::<Introduction>(&reply) {
-                    Ok(peer) if peer.raft_id != mine => met.peers.push(peer),
+                    Ok(peer) if peer.raft_id != mine => {
+                        self.note_refusal(addr, peer.refused.as_deref());
+                        met.peers.push(peer);
+                    }
                     Ok(_) => {}
                     Err(what) => tracing::warn!(addr, what, "a peer's introduction is unreadable"),
                 },
@@ -263,6 +282,19 @@ impl Membership {
             }
         }
         met
+    }
+
+    /// Logs why a peer does not want this node, once per reason.
+    fn note_refusal(&self, addr: &str, why: Option<&str>) {
+        let mut refused = lock(&self.refused);
+        match why {
+            None => drop(refused.remove(addr)),
+            Some(why) if refused.get(addr).is_some_and(|known| known == why) => {}
+            Some(why) => {
+                tracing::warn!(addr, why, "this node was refused");
+                refused.insert(addr.to_owned(), why.to_owned());
+            }
+        }
     }
 
     /// A node of one cluster that is told to join another would silently stay where it is. Ends the
@@ -289,7 +321,10 @@ impl Membership {
         cluster: ClusterId,
         founders: &BTreeMap<u64, Member>,
     ) -> bool {
-        let body = Bytes::from(wire::encode(&Adoption { cluster: cluster.0 }));
+        let body = Bytes::from(wire::encode(&Adoption {
+            cluster: cluster.0,
+            caller: self.search.caller.clone(),
+        }));
         for (id, member) in founders.iter().filter(|(id, _)| **id != self.raft_id()) {
             let peer = endpoint.peer(&member.raft_addr, Some(*id));
             let reply = peer
@@ -317,7 +352,7 @@ impl Membership {
         while !self.is_member() {
             let addr = match hint.take() {
                 Some(addr) => addr,
-                None => match self.join.get(next % self.join.len().max(1)) {
+                None => match self.search.join.get(next % self.search.join.len().max(1)) {
                     Some(addr) => addr.clone(),
                     None => return,
                 },
@@ -328,6 +363,7 @@ impl Membership {
                     tracing::info!(leader = addr, "joined the cluster");
                     return;
                 }
+                Ok(Joined::Unauthorized(why)) => self.note_refusal(&addr, Some(&why)),
                 Ok(Joined::NotLeader(leader)) => hint = leader.filter(|leader| *leader != addr),
                 Ok(Joined::Refused(why)) => tracing::info!(leader = addr, why, "not joined yet"),
                 Err(why) => tracing::debug!(addr, why, "cannot ask to join"),
@@ -342,6 +378,7 @@ impl Membership {
         let joining = Joining {
             raft_id: self.raft_id(),
             member: self.member.clone().into(),
+            caller: self.search.caller.clone(),
         };
         let body = Bytes::from(wire::encode(&joining));
         let peer = endpoint.peer(addr, None);

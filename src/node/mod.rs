@@ -15,6 +15,7 @@
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
+//! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
 //! | `health`, `notices`, `stages` | what is wrong, what an operator is told, how far things are |
 //!
 //! Invariants:
@@ -32,14 +33,19 @@ mod api;
 mod append_frame;
 mod apply;
 mod caller;
+mod contact;
+mod dismissal;
+mod errand;
 mod error;
 mod fence;
 mod flight;
 mod frontier;
 mod gate;
+mod handover;
 mod health;
 mod identity;
 mod image;
+mod join_gate;
 mod manifest;
 mod membership;
 mod network;
@@ -62,7 +68,10 @@ mod tasks;
 mod wire;
 mod write;
 
-pub use api::{Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served, WriteRequest};
+pub use api::{
+    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served,
+    WriteBrief, WriteRequest,
+};
 pub use caller::{Authority, Credentials, Permission};
 pub use error::Error;
 pub use image::ImageReader;
@@ -71,7 +80,8 @@ pub use running::Node;
 pub use stages::Stage;
 
 pub use crate::sqlite::{
-    Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value,
+    Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
+    Value,
 };
 pub use crate::transport::ClusterKey;
 

@@ -75,7 +75,7 @@ pub(crate) async fn silence(inner: Arc<Inner>) {
 
 impl Inner {
     /// The name of a member, or its Raft id if it is none (any more).
-    fn name_of(&self, id: u64) -> String {
+    pub(crate) fn name_of(&self, id: u64) -> String {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let member = metrics.membership_config.membership().get_node(&id);

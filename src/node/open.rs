@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,16 @@ use tokio::sync::oneshot;
 use super::Raft;
 use super::admission::Admission;
 use super::apply::StateMachine;
+use super::caller::Doorkeeper;
+use super::contact::Contact;
 use super::error::Error;
 use super::flight::Flights;
 use super::frontier::Frontier;
 use super::gate::{Desk, Origin};
 use super::health::Health;
 use super::identity::{Identity, random_u64};
-use super::membership::{Membership, Settled};
+use super::join_gate::JoinGate;
+use super::membership::{Membership, Search, Settled};
 use super::network::Network;
 use super::options::NodeOptions;
 use super::outlets::{Outlets, Watches};
@@ -42,6 +45,7 @@ use crate::wal::ClusterId;
 /// What the parts of a node that start at different times share.
 struct Assembly {
     options: NodeOptions,
+    doorkeeper: Arc<Doorkeeper>,
     membership: Arc<Membership>,
     health: Arc<Health>,
     endpoint: Endpoint,
@@ -122,14 +126,19 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         options.data_dir.clone(),
         identity,
         member,
-        options.join.clone(),
-        options.bootstrap_expect,
+        Search {
+            join: options.join.clone(),
+            bootstrap_expect: options.bootstrap_expect,
+            caller: options.join_as.clone(),
+        },
         Arc::clone(&raft),
         Arc::clone(&health),
     );
     let handler_node = Arc::new(OnceLock::new());
     let admission = Admission::new(Arc::clone(&raft), endpoint.clone(), raft_id);
+    let doorkeeper = Arc::new(Doorkeeper::new(options.authority.clone()));
     endpoint.serve(Arc::new(Shared(Arc::new(Peers {
+        gate: JoinGate::new(Arc::clone(&doorkeeper)),
         membership: Arc::clone(&membership),
         admission: Arc::clone(&admission),
         raft: Arc::clone(&raft),
@@ -138,6 +147,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     }))));
     let shell = Arc::new(Shell {
         options: options.clone(),
+        doorkeeper: Arc::clone(&doorkeeper),
         membership: Arc::clone(&membership),
         health: Arc::clone(&health),
         endpoint: endpoint.clone(),
@@ -147,6 +157,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let alone = options.join.is_empty();
     let assembly = Assembly {
         options,
+        doorkeeper,
         membership,
         health,
         endpoint,
@@ -245,6 +256,7 @@ impl Assembly {
         let rounds = Rounds::start(Arc::clone(&self.raft), self.options.election_max() * 2);
         let inner = Arc::new(Inner {
             options: self.options.clone(),
+            doorkeeper: Arc::clone(&self.doorkeeper),
             membership: Arc::clone(&self.membership),
             health: Arc::clone(&self.health),
             endpoint: self.endpoint.clone(),
@@ -257,6 +269,9 @@ impl Assembly {
             writes,
             rounds,
             watches,
+            admission: Arc::clone(&self.admission),
+            contact: Contact::default(),
+            handed_over_term: AtomicU64::new(0),
             is_closing: AtomicBool::new(false),
         });
         drop(self.handler_node.set(Arc::downgrade(&inner)));
@@ -272,6 +287,10 @@ impl Assembly {
         from: Recovered,
     ) -> Result<(Arc<Owner>, Watches), Error> {
         let options = &self.options;
+        let limits = Limits {
+            result_bytes_max: options.result_bytes_max,
+            ..Limits::default()
+        };
         let recorded = from.recorded.map(|applied| Recorded {
             applied,
             membership: from.membership,
@@ -284,14 +303,16 @@ impl Assembly {
             },
             writer: WriterOptions {
                 foreign_keys: options.foreign_keys,
-                ..WriterOptions::default()
+                limits,
+                extensions: options.extensions.clone(),
             },
             readers: ReadersOptions {
                 foreign_keys: options.foreign_keys,
                 threads: options.readers,
                 path: options.data_dir.join(StartLock::FILE_NAME),
                 queue_max: READS_WAITING_MAX,
-                limits: Limits::default(),
+                limits,
+                extensions: options.extensions.clone(),
             },
             desk,
             log: from.log,

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::caller::Authority;
+use super::caller::{Authority, Credentials};
 use crate::raft::log::LogOptions;
+use crate::sqlite::{Extensions, Limits};
 
 /// The options of a node; `wallaby serve` fills them from its flags.
 #[derive(Clone, Debug)]
@@ -50,8 +51,15 @@ pub struct NodeOptions {
     pub log_tail_bytes: u64,
     /// Bytes of a segment of the log; the log is purged by whole segments.
     pub log_segment_bytes: u64,
+    /// The SQLite extensions that all connections of clients load.
+    pub extensions: Extensions,
     /// Who may do what; `None`: everybody everything. Asked about what other nodes hand on.
     pub authority: Option<Arc<dyn Authority>>,
+    /// The user as whom this node asks others to join or to start a cluster, where they have an
+    /// authority.
+    pub join_as: Option<Credentials>,
+    /// The most bytes of result rows for one request, as they are held in memory.
+    pub result_bytes_max: usize,
 }
 
 impl NodeOptions {
@@ -79,7 +87,10 @@ impl NodeOptions {
             spool_bytes_max: SPOOL_BYTES_MAX,
             log_tail_bytes: LOG_TAIL_BYTES,
             log_segment_bytes: LogOptions::default().segment_bytes,
+            extensions: Extensions::default(),
             authority: None,
+            join_as: None,
+            result_bytes_max: Limits::default().result_bytes_max,
         }
     }
 

@@ -2,23 +2,27 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, pin_mut, stream};
-use openraft::raft::{StreamAppendError, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest};
+use tokio::sync::mpsc;
 
 use super::admission::Admission;
 use super::append_frame;
 use super::apply::SnapshotData;
+use super::caller::Permission;
+use super::errand::{self, Report};
+use super::join_gate::JoinGate;
 use super::manifest::Manifest;
 use super::membership::Membership;
 use super::running::Inner;
 use super::spool::{Spool, SpoolWriter};
 use super::wire::{
-    self, Adopted, Adoption, AppendReply, Call, Forward, Forwarded, Greeting, Joined, Joining,
-    SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteMirror, VoteReply,
-    kind,
+    self, Adopted, Adoption, AppendReply, Call, Forward, Forwarded, Greeting, Introduction, Joined,
+    Joining, SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteMirror,
+    VoteReply, kind,
 };
 use super::{Raft, Refusal};
 use crate::raft::{Snapshot, SnapshotMeta, TypeConfig, Vote, log_id_of};
@@ -28,6 +32,7 @@ use crate::transport::{
 
 /// The handler behind the transport; it exists before Raft does.
 pub(crate) struct Peers {
+    pub(crate) gate: JoinGate,
     pub(crate) membership: Arc<Membership>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) raft: Arc<OnceLock<Raft>>,
@@ -61,7 +66,9 @@ impl Handler for Shared {
         let peers = Arc::clone(&self.0);
         Box::pin(async move {
             let outcome = match (kind, peer.cluster, peers.raft.get()) {
-                (kind::APPEND, Some(_), Some(raft)) => append(raft, frames, replies).await,
+                (kind::APPEND, Some(_), Some(raft)) => {
+                    append(raft, &peers.node, frames, replies).await
+                }
                 (kind::SNAPSHOT, Some(_), Some(raft)) => {
                     receive_snapshot(raft, peers.dir.clone(), &first, frames, replies).await
                 }
@@ -82,11 +89,15 @@ impl Peers {
         match kind {
             kind::GREETING => {
                 let greeting: Greeting = wire::decode(&body)?;
-                return Ok(wire::encode(&self.membership.introduce(&greeting)));
+                return Ok(wire::encode(&self.greeted(&greeting).await));
             }
             kind::ADOPT => {
                 let adoption: Adoption = wire::decode(&body)?;
-                let adopted: Adopted = self.membership.adopt(adoption.cluster);
+                let caller = adoption.caller.as_ref();
+                let addr = peer.addr.to_string();
+                let admitted = self.gate.admit(&addr, caller, &[Permission::Join]).await;
+                let adopted: Adopted =
+                    admitted.and_then(|()| self.membership.adopt(adoption.cluster));
                 return Ok(wire::encode(&adopted));
             }
             _ if peer.cluster.is_none() => return Err("it belongs to no cluster yet".to_owned()),
@@ -117,15 +128,44 @@ impl Peers {
                 };
                 Ok(wire::encode(&Forwarded::Refused(refusal)))
             }
+            kind::ERRAND => {
+                let message: errand::Message = wire::decode(&body)?;
+                Ok(wire::encode(&self.errand(message).await))
+            }
             kind::JOIN => {
                 let joining: Joining = wire::decode(&body)?;
                 if joining.raft_id != peer.node {
                     return Err("it asks to join as another node".to_owned());
                 }
-                let joined: Joined = Arc::clone(&self.admission).welcome(joining).await;
-                Ok(wire::encode(&joined))
+                Ok(wire::encode(&self.joins(joining).await))
             }
             _ => Err("unknown kind of request".to_owned()),
+        }
+    }
+
+    /// To start a cluster with us needs a permission; to know us does not.
+    async fn greeted(&self, greeting: &Greeting) -> Introduction {
+        let refused = if greeting.bootstrap_expect > 0 {
+            let addr = &greeting.member.raft_addr;
+            let caller = greeting.caller.as_ref();
+            let admitted = self.gate.admit(addr, caller, &[Permission::Join]).await;
+            admitted.err()
+        } else {
+            None
+        };
+        self.membership.introduce(greeting, refused)
+    }
+
+    /// Only the leader takes nodes in, and only the leader's users count.
+    async fn joins(&self, joining: Joining) -> Joined {
+        if let Some(elsewhere) = self.admission.leads_elsewhere() {
+            return elsewhere;
+        }
+        let addr = &joining.member.raft_addr;
+        let caller = joining.caller.as_ref();
+        match self.gate.admit(addr, caller, &[Permission::Join]).await {
+            Ok(()) => Arc::clone(&self.admission).welcome(joining).await,
+            Err(why) => Joined::Unauthorized(why),
         }
     }
 
@@ -169,10 +209,11 @@ impl Peers {
             .map(|entry| entry.log_id)
             .or(request.prev_log_id);
         let prev = request.prev_log_id;
+        let told = Told::now(&request);
         let Ok(response) = raft.append_entries(request).await else {
             return Ok(AppendReply::Stopped);
         };
-        Ok(match response {
+        let reply = match response {
             openraft::raft::AppendEntriesResponse::Success => {
                 AppendReply::Matching(last.map(Into::into))
             }
@@ -185,7 +226,21 @@ impl Peers {
             openraft::raft::AppendEntriesResponse::HigherVote(vote) => {
                 AppendReply::HigherVote(vote.into())
             }
-        })
+        };
+        told.accepted(&self.node, reply);
+        Ok(reply)
+    }
+
+    async fn errand(&self, message: errand::Message) -> Report {
+        let Some(inner) = self.node.get().and_then(Weak::upgrade) else {
+            return Report::NotLeader;
+        };
+        let (permissions, what) = message.errand.permissions();
+        if !inner.permits(message.caller, permissions).await {
+            return Report::Refused(Refusal::NotPermitted(what.to_owned()));
+        }
+        let timeout = Duration::from_millis(message.timeout_ms);
+        inner.run_errand(message.errand, timeout).await
     }
 
     async fn forwarded(&self, forward: Forward) -> Forwarded {
@@ -206,12 +261,50 @@ impl Peers {
     }
 }
 
+/// What a message from the leader tells besides its entries: that the leader was there, and what it
+/// knew to be committed.
+#[derive(Clone, Copy)]
+struct Told {
+    at: Instant,
+    committed: u64,
+}
+
+impl Told {
+    fn now(request: &AppendEntriesRequest<TypeConfig>) -> Self {
+        Self {
+            at: Instant::now(),
+            committed: request.leader_commit.map_or(0, |id| id.index),
+        }
+    }
+
+    /// Takes note of it, unless the message was refused: then it was not from the leader.
+    fn accepted(self, node: &OnceLock<Weak<Inner>>, reply: AppendReply) {
+        let from_leader = matches!(reply, AppendReply::Conflict(_) | AppendReply::Matching(_));
+        let inner = node.get().and_then(Weak::upgrade);
+        if let Some(inner) = inner.filter(|_| from_leader) {
+            let applied = inner.frontier.reached().index();
+            inner.contact.heard(self.at, self.committed, applied);
+        }
+    }
+}
+
 /// Serves one append stream until either side ends it.
-async fn append(raft: &Raft, frames: FrameReader, mut replies: FrameWriter) -> Result<(), String> {
-    let requests = stream::unfold(frames, |mut frames| async {
+async fn append(
+    raft: &Raft,
+    node: &OnceLock<Weak<Inner>>,
+    frames: FrameReader,
+    mut replies: FrameWriter,
+) -> Result<(), String> {
+    // One for each request that is not answered yet; they are answered in order.
+    let (note, mut told) = mpsc::unbounded_channel();
+    let requests = stream::unfold((frames, note), |(mut frames, note)| async {
         let frame = frames.next().await.ok().flatten()?;
         match append_frame::decode(&frame) {
-            Ok(request) => Some((request, frames)),
+            Ok(request) => {
+                // Without a receiver there are no answers any more.
+                let _ = note.send(Told::now(&request));
+                Some((request, (frames, note)))
+            }
             Err(what) => {
                 tracing::warn!(what, "an append frame is refused");
                 None
@@ -227,6 +320,9 @@ async fn append(raft: &Raft, frames: FrameReader, mut replies: FrameWriter) -> R
             Ok(Err(StreamAppendError::HigherVote(vote))) => AppendReply::HigherVote(vote.into()),
             Err(_fatal) => AppendReply::Stopped,
         };
+        if let Ok(told) = told.try_recv() {
+            told.accepted(node, reply);
+        }
         let sent = replies.send(&wire::encode(&reply), &[]).await;
         sent.map_err(|error| error.to_string())?;
     }

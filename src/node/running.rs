@@ -1,6 +1,6 @@
 //! The node: its public face, and the routing of requests to whoever leads.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,10 @@ use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::watch;
 
 use super::Raft;
-use super::api::{Level, ReadRequest, Refusal, Served, WriteRequest};
-use super::caller::{Credentials, Permission};
+use super::admission::Admission;
+use super::api::{Freshness, Level, ReadRequest, Refusal, Served, WriteRequest};
+use super::caller::{Credentials, Doorkeeper, Permission};
+use super::contact::Contact;
 use super::error::Error;
 use super::flight::Flights;
 use super::frontier::Frontier;
@@ -40,6 +42,7 @@ pub struct Node {
 /// What exists from the start, before the node belongs to a cluster.
 pub(crate) struct Shell {
     pub(crate) options: NodeOptions,
+    pub(crate) doorkeeper: Arc<Doorkeeper>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) health: Arc<Health>,
     pub(crate) endpoint: Endpoint,
@@ -51,6 +54,7 @@ pub(crate) struct Shell {
 /// Everything behind a node that belongs to a cluster.
 pub(crate) struct Inner {
     pub(crate) options: NodeOptions,
+    pub(crate) doorkeeper: Arc<Doorkeeper>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) health: Arc<Health>,
     pub(crate) endpoint: Endpoint,
@@ -63,12 +67,17 @@ pub(crate) struct Inner {
     pub(crate) writes: WriteQueue,
     pub(crate) rounds: Rounds,
     pub(crate) watches: Watches,
+    pub(crate) admission: Arc<Admission>,
+    /// When the leader was last heard.
+    pub(crate) contact: Contact,
+    /// The term in which this node hands its leadership over, and begins no group; 0: none.
+    pub(crate) handed_over_term: AtomicU64,
     /// Set when the node is closed: no group begins any more.
     pub(crate) is_closing: AtomicBool,
 }
 
 /// Where a request has to go.
-enum Route {
+pub(crate) enum Route {
     Here,
     Nowhere,
     There { node: u64, addr: String },
@@ -91,7 +100,7 @@ impl Node {
     /// See [`Refusal`].
     pub async fn query(&self, read: ReadRequest) -> Result<Served, Refusal> {
         if read.level == Level::None {
-            return self.inner()?.read_local(read.request).await;
+            return self.inner()?.read_local(read).await;
         }
         self.routed(Call::Query(read.level), read.into()).await
     }
@@ -105,7 +114,7 @@ impl Node {
         if read.level == Level::None {
             let inner = self.inner()?;
             if inner.is_read_only(&read.request).await? {
-                return inner.read_local(read.request).await;
+                return inner.read_local(read).await;
             }
             return self.routed(Call::Execute, read.into()).await;
         }
@@ -116,6 +125,22 @@ impl Node {
     #[must_use]
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.shell.health.watch()
+    }
+
+    /// Whether a caller may do all of this on this node.
+    pub async fn permits(
+        &self,
+        caller: Option<&Credentials>,
+        permissions: &'static [Permission],
+    ) -> bool {
+        let doorkeeper = &self.shell.doorkeeper;
+        doorkeeper.permits(caller, permissions).await
+    }
+
+    /// Whether this node asks who its callers are.
+    #[must_use]
+    pub fn has_authority(&self) -> bool {
+        self.shell.doorkeeper.has_authority()
     }
 
     /// The advertised HTTP address.
@@ -176,11 +201,14 @@ impl Inner {
         let reached = self.frontier.reached();
         let applied = reached.applied?;
         let caught_up = (applied.term, applied.node) == (leader.term, leader.node_id);
+        if self.handed_over_term.load(Ordering::Acquire) == leader.term {
+            return None;
+        }
         (leads && caught_up && reached.data.is_some() && self.health.failure().is_none())
             .then_some(leader)
     }
 
-    fn route(&self) -> Route {
+    pub(crate) fn route(&self) -> Route {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         match metrics.current_leader {
@@ -216,22 +244,13 @@ impl Inner {
         }
     }
 
-    /// Whether a caller may do all of this here. Password checks take their time, so they run on a
-    /// thread of their own.
+    /// Whether a caller may do all of this here.
     pub(crate) async fn permits(
         &self,
         caller: Option<Credentials>,
         permissions: &'static [Permission],
     ) -> bool {
-        let Some(authority) = self.options.authority.clone() else {
-            return true;
-        };
-        let asking = tokio::task::spawn_blocking(move || {
-            permissions
-                .iter()
-                .all(|&permission| authority.permits(caller.as_ref(), permission))
-        });
-        asking.await.unwrap_or(false)
+        self.doorkeeper.permits(caller.as_ref(), permissions).await
     }
 
     /// A write on the node that leads.
@@ -293,10 +312,27 @@ impl Inner {
         }
     }
 
-    /// Runs statements on the local database, whatever its age.
-    pub(crate) async fn read_local(&self, request: Request) -> Result<Served, Refusal> {
-        let reply = self.read(request).await?;
+    /// Runs statements on the local database, whatever its age unless that is limited.
+    pub(crate) async fn read_local(&self, read: ReadRequest) -> Result<Served, Refusal> {
+        let reply = if read.freshness.is_some_and(|limit| self.is_stale(limit)) {
+            Reply {
+                outcomes: Vec::new(),
+                error: Some("stale read".to_owned()),
+            }
+        } else {
+            self.read(read.request).await?
+        };
         Ok(served(reply, None, &self.options.http_adv_addr))
+    }
+
+    /// Whether the local database may be older than asked for. A leader's own never is.
+    fn is_stale(&self, limit: Freshness) -> bool {
+        if limit.max.is_zero() || self.raft.is_leader() {
+            return false;
+        }
+        let within = |age: Option<Duration>| age.is_some_and(|age| age <= limit.max);
+        let applied = self.frontier.reached().index();
+        !within(self.contact.silence()) || (limit.strict && !within(self.contact.age(applied)))
     }
 
     pub(crate) async fn read(&self, request: Request) -> Result<Reply, Refusal> {
@@ -347,7 +383,7 @@ impl From<ReadRequest> for WriteRequest {
 }
 
 /// What a failed forward means: certainly nothing done, or unknown.
-fn undelivered(error: &TransportError, writes: bool) -> NotLed {
+pub(crate) fn undelivered(error: &TransportError, writes: bool) -> NotLed {
     if let TransportError::TooLong { bytes_max, .. } = error {
         let what = format!("more than {bytes_max} bytes cannot be forwarded; ask the leader");
         Some(Refusal::NotCommitted(what))

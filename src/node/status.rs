@@ -10,6 +10,7 @@ use super::running::{Inner, Node};
 use super::wire::{self, Greeting, Introduction, kind};
 use crate::raft::Member;
 use crate::transport::Priority;
+use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 
 impl Node {
@@ -43,7 +44,7 @@ impl Node {
         for member in inner.known_members() {
             let inner = std::sync::Arc::clone(inner);
             asked.push(tokio::spawn(
-                async move { inner.contact(member, timeout).await },
+                async move { inner.ask(member, timeout).await },
             ));
         }
         let mut members = Vec::new();
@@ -51,6 +52,41 @@ impl Node {
             members.extend(answer.await);
         }
         members
+    }
+
+    /// The leader, if this node heard of one not long ago; nobody is asked.
+    #[must_use]
+    pub fn leader(&self) -> Option<MemberStatus> {
+        self.inner().ok()?.leader()
+    }
+
+    /// The leader, if it is another node; `None` if it is this one.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::LeaderNotFound`], and what keeps this node from serving.
+    pub fn leader_elsewhere(&self) -> Result<Option<MemberStatus>, Refusal> {
+        let leader = self.inner()?.leader().ok_or(Refusal::LeaderNotFound)?;
+        let me = self.shell.membership.raft_id();
+        Ok(Some(leader).filter(|leader| leader.raft_id != me))
+    }
+
+    /// The leader, asked whether it is there for up to the time-out.
+    pub async fn leader_asked(&self, timeout: Duration) -> Option<MemberStatus> {
+        let inner = self.inner().ok()?;
+        Some(inner.ask(inner.leader()?, timeout).await)
+    }
+
+    /// Whether this node has a vote.
+    #[must_use]
+    pub fn votes(&self) -> bool {
+        let me = self.shell.membership.raft_id();
+        self.inner().is_ok_and(|inner| {
+            let members = inner.known_members();
+            members
+                .iter()
+                .any(|member| member.raft_id == me && member.voter)
+        })
     }
 
     /// Whether the leader is there, asked over the network unless it is this node.
@@ -61,7 +97,7 @@ impl Node {
     pub async fn leader_answers(&self, timeout: Duration) -> Result<(), String> {
         let inner = self.inner().map_err(|refusal| refusal.to_string())?;
         let leader = inner.leader().ok_or("there is no leader")?;
-        let leader = inner.contact(leader, timeout).await;
+        let leader = inner.ask(leader, timeout).await;
         leader.error.map_or(Ok(()), Err)
     }
 
@@ -140,8 +176,35 @@ impl Inner {
             .find(|member| member.leader)
     }
 
+    /// How long a leader may be silent, or a quorum silent to a leader, before it is none to those
+    /// who ask. Raft itself keeps it until another one is elected.
+    pub(crate) fn silence_max(&self) -> Duration {
+        self.options.election_max() * SILENT_ELECTIONS
+    }
+
+    /// The leader's id, unless it has been silent for too long.
+    fn heard_leader(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader?;
+        let silence = if leader != metrics.id {
+            self.contact.silence()
+        } else if metrics.membership_config.membership().voter_ids().count() == 1 {
+            Some(Duration::ZERO)
+        } else {
+            // None yet: the vote of the quorum was just now.
+            let acked = metrics.last_quorum_acked;
+            Some(acked.map_or(Duration::ZERO, |acked| acked.elapsed()))
+        };
+        let limit = self.silence_max();
+        silence
+            .is_some_and(|silence| silence < limit)
+            .then_some(leader)
+    }
+
     /// The members as the effective membership has them, nobody asked.
-    fn known_members(&self) -> Vec<MemberStatus> {
+    pub(crate) fn known_members(&self) -> Vec<MemberStatus> {
+        let leader = self.heard_leader();
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let config = metrics.membership_config.membership();
@@ -152,14 +215,14 @@ impl Inner {
             raft_addr: member.raft_addr.clone(),
             http_addr: member.http_addr.clone(),
             voter: voters.contains(id),
-            leader: metrics.current_leader == Some(*id),
+            leader: leader == Some(*id),
             ..MemberStatus::default()
         };
         config.nodes().map(describe).collect()
     }
 
     /// Asks a member whether it is there.
-    async fn contact(&self, mut member: MemberStatus, timeout: Duration) -> MemberStatus {
+    pub(crate) async fn ask(&self, mut member: MemberStatus, timeout: Duration) -> MemberStatus {
         let begun = Instant::now();
         if member.raft_id == self.membership.raft_id() {
             member.reachable = true;
@@ -171,6 +234,7 @@ impl Inner {
             raft_id: self.membership.raft_id(),
             member: self.member().clone().into(),
             bootstrap_expect: 0,
+            caller: None,
         };
         let body = Bytes::from(wire::encode(&greeting));
         let peer = self.endpoint.peer(&member.raft_addr, Some(member.raft_id));
@@ -192,3 +256,6 @@ impl Inner {
         member
     }
 }
+
+/// A busy machine may not run a node for some heartbeats; elections take one or two time-outs.
+const SILENT_ELECTIONS: u32 = 4;

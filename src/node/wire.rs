@@ -15,6 +15,7 @@
 //! | 8 | request, control | [`Greeting`] | [`Introduction`] |
 //! | 9 | request, control | [`Joining`] | [`Joined`] |
 //! | 10 | request, control | [`Adoption`] | [`Adopted`] |
+//! | 11 | request, data | an errand: [`super::errand::Message`] | [`super::errand::Report`] |
 //!
 //! Kinds 8 and 10 are the only ones that a peer without a cluster may send or receive.
 
@@ -39,6 +40,7 @@ pub(crate) mod kind {
     pub(crate) const GREETING: u8 = 8;
     pub(crate) const JOIN: u8 = 9;
     pub(crate) const ADOPT: u8 = 10;
+    pub(crate) const ERRAND: u8 = 11;
 }
 
 /// A log id.
@@ -194,6 +196,8 @@ pub(crate) struct Greeting {
     pub(crate) member: MemberMirror,
     /// How many nodes the asker wants to start a cluster with; 0: none.
     pub(crate) bootstrap_expect: u64,
+    /// On whose behalf, where the peer has an authority and the asker wants to start a cluster.
+    pub(crate) caller: Option<Credentials>,
 }
 
 /// The answer to [`Greeting`].
@@ -208,6 +212,8 @@ pub(crate) struct Introduction {
     /// How many nodes the peer wants to start a cluster with; 0: none.
     pub(crate) bootstrap_expect: u64,
     pub(crate) version: String,
+    /// Why the peer will not start a cluster with the asker.
+    pub(crate) refused: Option<String>,
 }
 
 /// "Make me a member."
@@ -215,6 +221,8 @@ pub(crate) struct Introduction {
 pub(crate) struct Joining {
     pub(crate) raft_id: u64,
     pub(crate) member: MemberMirror,
+    /// On whose behalf, where the leader has an authority.
+    pub(crate) caller: Option<Credentials>,
 }
 
 /// The answer to [`Joining`].
@@ -222,7 +230,10 @@ pub(crate) struct Joining {
 pub(crate) enum Joined {
     /// Ask this leader instead, if known.
     NotLeader(Option<String>),
+    /// Not now, for this reason.
     Refused(String),
+    /// Not for this caller, for this reason.
+    Unauthorized(String),
     Welcome,
 }
 
@@ -230,6 +241,8 @@ pub(crate) enum Joined {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Adoption {
     pub(crate) cluster: u128,
+    /// On whose behalf, where the peer has an authority.
+    pub(crate) caller: Option<Credentials>,
 }
 
 /// The answer to [`Adoption`]: agreed for good, or the reason.
@@ -308,6 +321,7 @@ mod tests {
                 http_addr: "a:2".to_owned(),
             },
             bootstrap_expect: 3,
+            caller: None,
         };
         let bytes = encode(&message);
         let read: Greeting = decode(&bytes).unwrap();

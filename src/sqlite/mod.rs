@@ -18,6 +18,7 @@
 mod authorizer;
 mod control;
 mod counters;
+mod extensions;
 mod limits;
 mod parameters;
 mod raw;
@@ -29,6 +30,7 @@ mod tokens;
 mod values;
 mod writer;
 
+pub use extensions::{ExtensionError, Extensions};
 pub use limits::Limits;
 pub use readers::{Full, Readers, ReadersOptions};
 mod capture;

@@ -1,9 +1,11 @@
 //! The few calls of SQLite's C interface that rusqlite lacks: prepared statements whose names and
 //! texts need not be UTF-8 (rusqlite panics on those, and a loaded database can hold them), one
-//! authorizer shared between threads, and two counters of the connection.
+//! authorizer shared between threads, extensions, and two counters of the connection.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -309,6 +311,39 @@ unsafe fn bytes_of(start: *const u8, length: c_int) -> Vec<u8> {
 pub(crate) fn set_last_insert_id(connection: &Connection, id: i64) {
     // SAFETY: the connection is open and borrowed by this thread.
     unsafe { ffi::sqlite3_set_last_insert_rowid(connection.handle(), id) };
+}
+
+/// Loads an extension into a connection. SQL cannot do so before or after.
+pub(crate) fn load_extension(connection: &Connection, path: &Path) -> Result<(), Failure> {
+    let failed = |message: String| Failure::new(ffi::SQLITE_ERROR, message);
+    let path = CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| failed("its path has a NUL byte".to_owned()))?;
+    let mut what = ptr::null_mut();
+    // SAFETY: the connection is open and borrowed by this thread, the path outlives the call, and
+    // the message, if there is one, was allocated by SQLite for us to free. What the extension
+    // itself does is the operator's choice.
+    unsafe {
+        let database = connection.handle();
+        let enable = ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION;
+        let nowhere = ptr::null_mut::<c_int>();
+        let code = ffi::sqlite3_db_config(database, enable, 1 as c_int, nowhere);
+        if code != ffi::SQLITE_OK {
+            return Err(Failure::last(database, code));
+        }
+        let loaded =
+            ffi::sqlite3_load_extension(database, path.as_ptr(), ptr::null(), &raw mut what);
+        let message = text_of(what);
+        ffi::sqlite3_free(what.cast());
+        let disabled = ffi::sqlite3_db_config(database, enable, 0 as c_int, nowhere);
+        match (loaded, disabled) {
+            (ffi::SQLITE_OK, ffi::SQLITE_OK) => Ok(()),
+            (ffi::SQLITE_OK, code) => Err(Failure::last(database, code)),
+            (code, _) => {
+                let last = Failure::last(database, code);
+                Err(message.map_or(last, failed))
+            }
+        }
+    }
 }
 
 /// Whether the open transaction violates a deferred foreign key (`SQLITE_DBSTATUS_DEFERRED_FKS`).

@@ -16,6 +16,7 @@ use std::thread::{self, JoinHandle};
 use rusqlite::{Connection, OpenFlags};
 
 use super::authorizer::Guard;
+use super::extensions::Extensions;
 use super::limits::Limits;
 use super::statement::Executor;
 use super::tokens::{self, Keyword};
@@ -35,6 +36,8 @@ pub struct ReadersOptions {
     pub foreign_keys: bool,
     /// Bounds on what clients may ask for.
     pub limits: Limits,
+    /// What each connection loads.
+    pub extensions: Extensions,
 }
 
 /// A request was not taken: as many as may wait are waiting, or the readers are closing. What was
@@ -262,6 +265,7 @@ impl Reader {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&options.path, flags)?;
         set_up(&connection, options.foreign_keys, &options.limits)?;
+        options.extensions.load(&connection)?;
         connection.execute_batch("PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0;")?;
         let guard = Guard::new(options.foreign_keys, Arc::clone(&shared.cancelled));
         Ok(Self {

@@ -16,6 +16,7 @@ use rusqlite::{Connection, ffi};
 
 use super::authorizer::Guard;
 use super::counters::Counters;
+use super::extensions::Extensions;
 use super::limits::Limits;
 use super::raw::Failure;
 use super::statement::{self, Executor, Scope};
@@ -23,12 +24,14 @@ use super::tokens;
 use super::values::{Outcome, Reply, Request, Shape};
 
 /// How the writer's connection is set up.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct WriterOptions {
     /// Whether foreign keys are enforced (`-fk`; off by default as in rqlite).
     pub foreign_keys: bool,
     /// Bounds on what clients may ask for.
     pub limits: Limits,
+    /// What the connection loads.
+    pub extensions: Extensions,
 }
 
 /// Setting up a connection failed.
@@ -139,6 +142,7 @@ impl Writer {
     /// SQLite refused a setting.
     pub fn new(connection: &Connection, options: &WriterOptions) -> Result<Self, SetupError> {
         set_up(connection, options.foreign_keys, &options.limits)?;
+        options.extensions.load(connection)?;
         // FULL makes SQLite call xSync at every commit, which is where the cluster decides.
         connection.execute_batch(
             "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA temp_store=MEMORY;",

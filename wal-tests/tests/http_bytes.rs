@@ -419,9 +419,9 @@ fn members_are_rendered_by_id_and_as_a_list() {
         r#""reachable":false,"leader":false,"error":"timed out"}"#
     );
     let mut members = [member, lost];
-    let map = String::from_utf8(nodes::render(&mut members, false)).unwrap();
+    let map = String::from_utf8(nodes::render(&mut members, false, "http")).unwrap();
     assert_eq!(map, format!("{{\"0\":{second},\"1\":{first}}}"));
-    let list = String::from_utf8(nodes::render(&mut members, true)).unwrap();
+    let list = String::from_utf8(nodes::render(&mut members, true, "http")).unwrap();
     assert_eq!(list, format!("{{\"nodes\":[{second},{first}]}}"));
-    assert_eq!(nodes::render(&mut [], false), b"{}");
+    assert_eq!(nodes::render(&mut [], false, "http"), b"{}");
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use wallaby::sqlite::{
-    Answer, Full, Limits, Readers, ReadersOptions, Reply, Request, Shape, Statement, Value,
+    Answer, Extensions, Full, Limits, Readers, ReadersOptions, Reply, Request, Shape, Statement,
+    Value,
 };
 
 const WRITE_IN_QUERY: &str = "attempt to change database via query operation";
@@ -32,6 +33,7 @@ fn fixture(threads: usize, queue_max: usize) -> Fixture {
         queue_max,
         foreign_keys: false,
         limits: Limits::default(),
+        extensions: Extensions::default(),
     })
     .unwrap();
     let connection = Connection::open(path).unwrap();
@@ -314,6 +316,7 @@ fn a_missing_database_is_an_error_until_it_exists() {
         queue_max: 10,
         foreign_keys: false,
         limits: Limits::default(),
+        extensions: Extensions::default(),
     })
     .unwrap();
     let ask = || {

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 use tempfile::TempDir;
 use wallaby::sqlite::{
-    Answer, Limits, Reply, Request, Rows, Shape, SqlCommit, Statement, Value, Writer, WriterOptions,
+    Answer, Reply, Request, Rows, Shape, SqlCommit, Statement, Value, Writer, WriterOptions,
 };
 
 /// A writer on a database of its own. The order matters: statements go before their connection.
@@ -38,7 +38,7 @@ impl Fixture {
         Self::new(
             &WriterOptions {
                 foreign_keys: true,
-                limits: Limits::default(),
+                ..WriterOptions::default()
             },
             schema,
         )

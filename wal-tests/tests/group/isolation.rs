@@ -1,6 +1,6 @@
 //! What one request leaves to the next: its rows, and the counters of the node.
 
-use wallaby::sqlite::{Limits, Reply, Request, Shape, Value, WriterOptions};
+use wallaby::sqlite::{Reply, Request, Shape, Value, WriterOptions};
 
 use crate::fixture::{
     FOO, Fixture, answers, execute, failed, killable, only, transaction, written,
@@ -148,7 +148,7 @@ fn the_rows_before_an_or_fail_stay_unless_there_is_a_transaction() {
     for foreign_keys in [false, true] {
         let options = WriterOptions {
             foreign_keys,
-            limits: Limits::default(),
+            ..WriterOptions::default()
         };
         let mut fixture =
             Fixture::new(&options, &format!("{FOO}; INSERT INTO foo VALUES (3, 'c')"));

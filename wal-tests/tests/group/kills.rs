@@ -320,6 +320,7 @@ fn a_result_beyond_the_limit_is_an_error_and_takes_its_changes_back() {
         &WriterOptions {
             foreign_keys: false,
             limits,
+            ..WriterOptions::default()
         },
         FOO,
     );

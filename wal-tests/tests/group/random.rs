@@ -2,9 +2,7 @@
 //! answers, same content. Replay with `WAL_SEED=n cargo test -p wal-tests --test group`.
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
-use wallaby::sqlite::{
-    Answer, Limits, Request, Shape, SqlCommit, Statement, Value, Writer, WriterOptions,
-};
+use wallaby::sqlite::{Answer, Request, Shape, SqlCommit, Statement, Value, Writer, WriterOptions};
 
 const SCHEMA: &str = "
     CREATE TABLE t (id INTEGER PRIMARY KEY, u INTEGER UNIQUE, v TEXT CHECK (v <> 'bad'));
@@ -287,7 +285,7 @@ fn run_seed(seed: u64) -> u32 {
     connection.execute_batch(SCHEMA).unwrap();
     let options = WriterOptions {
         foreign_keys,
-        limits: Limits::default(),
+        ..WriterOptions::default()
     };
     let mut writer = Writer::new(&connection, &options).unwrap();
     let mut oracle = Oracle::new(foreign_keys);

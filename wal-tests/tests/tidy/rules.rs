@@ -33,17 +33,20 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 /// A crate and the only layers that may name it.
-const OWNERS: [(&str, &[&str]); 16] = [
+const OWNERS: [(&str, &[&str]); 18] = [
     // In `cli` the tests of the demo ask a plain SQLite.
     ("rusqlite", &["sqlite", "cli"]),
     ("libsqlite3_sys", &["sqlite"]),
     ("openraft", &["raft", "node"]),
     ("quinn", &["transport"]),
-    ("rustls", &["transport"]),
+    // Two kinds of TLS: between nodes under QUIC, and with clients under HTTP.
+    ("rustls", &["transport", "http"]),
+    ("tokio_rustls", &["http"]),
     ("rustls_pki_types", &["transport"]),
     ("rcgen", &["transport"]),
-    ("ring", &["transport"]),
-    ("x509_parser", &["transport"]),
+    ("ring", &["transport", "http"]),
+    ("x509_parser", &["transport", "http"]),
+    ("argon2", &["http"]),
     ("bincode", &["node", "transport"]),
     ("axum", &["http"]),
     ("serde_json", &["http", "cli"]),
