@@ -8,6 +8,7 @@
 //! rqlite's clients were written against its output.
 
 mod activity;
+mod backup;
 mod body;
 mod caller;
 mod cell;
@@ -17,6 +18,7 @@ pub mod duration;
 mod image;
 pub mod json;
 mod leader;
+mod load;
 pub mod nodes;
 mod origin;
 pub mod parameters;
@@ -35,6 +37,7 @@ mod server;
 mod statements;
 mod status;
 mod tls;
+mod upkeep;
 pub mod users;
 mod watched;
 

@@ -45,7 +45,7 @@ pub(crate) struct Action<'a> {
 #[derive(Debug)]
 pub(crate) struct Guard {
     mode: AtomicU8,
-    foreign_keys: bool,
+    foreign_keys: AtomicBool,
     refusal: Mutex<Option<String>>,
     deadline: Mutex<Option<Instant>>,
     expired: AtomicBool,
@@ -57,7 +57,7 @@ impl Guard {
     pub(crate) fn new(foreign_keys: bool, cancelled: Arc<AtomicBool>) -> Arc<Self> {
         Arc::new(Self {
             mode: AtomicU8::new(Mode::Server as u8),
-            foreign_keys,
+            foreign_keys: AtomicBool::new(foreign_keys),
             refusal: Mutex::new(None),
             deadline: Mutex::new(None),
             expired: AtomicBool::new(false),
@@ -68,6 +68,16 @@ impl Guard {
     /// Sets on whose behalf the next statements are prepared and run.
     pub(crate) fn set_mode(&self, mode: Mode) {
         self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    /// Whether the connection enforces foreign keys.
+    pub(crate) fn foreign_keys(&self) -> bool {
+        self.foreign_keys.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the connection was told to enforce foreign keys, or no longer to.
+    pub(crate) fn set_foreign_keys(&self, is_on: bool) {
+        self.foreign_keys.store(is_on, Ordering::Relaxed);
     }
 
     fn mode(&self) -> Mode {
@@ -172,7 +182,7 @@ impl Guard {
             (Some(value), _) if name == "foreign_keys" => {
                 // A dump begins with `PRAGMA foreign_keys=OFF`: harmless where it changes nothing.
                 return refuse_unless(
-                    as_boolean(value) == Some(self.foreign_keys),
+                    as_boolean(value) == Some(self.foreign_keys()),
                     "foreign keys are switched for the whole node, by its flag -fk",
                 );
             }

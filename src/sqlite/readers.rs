@@ -269,7 +269,7 @@ impl Reader {
         connection.execute_batch("PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0;")?;
         let guard = Guard::new(options.foreign_keys, Arc::clone(&shared.cancelled));
         Ok(Self {
-            executor: Executor::new(&connection, guard, options.foreign_keys)?,
+            executor: Executor::new(&connection, guard)?,
             connection,
             result_bytes_max: options.limits.result_bytes_max,
         })

@@ -39,7 +39,6 @@ pub(crate) struct Executor {
     /// The counters to report.
     pub(crate) counters: CounterTracker,
     cache: StatementCache,
-    foreign_keys: bool,
     /// Whether the last statement only read: decides between two words for a time-out.
     was_read: bool,
     /// How many statements of the last text stand even if the one after them kills the transaction:
@@ -69,21 +68,26 @@ impl Executor {
     ///
     /// # Errors
     /// SQLite is out of memory.
-    pub(crate) fn new(
-        connection: &Connection,
-        guard: Arc<Guard>,
-        foreign_keys: bool,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn new(connection: &Connection, guard: Arc<Guard>) -> Result<Self, Failure> {
         raw::install(connection, &guard)?;
         Ok(Self {
             control: Control::new(connection, &guard)?,
             counters: CounterTracker::new(),
             cache: StatementCache::default(),
             guard,
-            foreign_keys,
             was_read: false,
             pieces_kept: 0,
         })
+    }
+
+    /// Whether foreign keys are enforced now.
+    pub(crate) fn foreign_keys(&self) -> bool {
+        self.guard.foreign_keys()
+    }
+
+    /// Notes that the connection was told to enforce foreign keys, or no longer to.
+    pub(crate) fn set_foreign_keys(&self, is_on: bool) {
+        self.guard.set_foreign_keys(is_on);
     }
 
     /// Whether this text holds a pragma for which the whole request is refused. Texts in the cache
@@ -317,7 +321,7 @@ impl Executor {
         let needs_savepoint = !is_read
             && !piece.is_protected
             && !connection.is_autocommit()
-            && (self.foreign_keys || wants_rows);
+            && (self.foreign_keys() || wants_rows);
         let before = self.counters.now();
         if needs_savepoint {
             self.control.open_savepoint()?;
@@ -375,7 +379,7 @@ impl Executor {
     /// # Errors
     /// One is, in SQLite's words.
     pub(crate) fn check_foreign_keys(&self, connection: &Connection) -> Result<(), Failure> {
-        if self.foreign_keys && raw::deferred_foreign_keys_open(connection) {
+        if self.foreign_keys() && raw::deferred_foreign_keys_open(connection) {
             return Err(Failure::new(
                 ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
                 "FOREIGN KEY constraint failed",

@@ -84,7 +84,7 @@ pub enum SqlCommit {
 /// close a connection that still has prepared statements).
 #[derive(Debug)]
 pub struct Writer {
-    executor: Executor,
+    pub(super) executor: Executor,
     result_bytes_max: usize,
 }
 
@@ -149,7 +149,7 @@ impl Writer {
         )?;
         let guard = Guard::new(options.foreign_keys, Arc::new(AtomicBool::new(false)));
         Ok(Self {
-            executor: Executor::new(connection, guard, options.foreign_keys)?,
+            executor: Executor::new(connection, guard)?,
             result_bytes_max: options.limits.result_bytes_max,
         })
     }
