@@ -97,20 +97,22 @@ fn bodies_share_a_budget() {
     let mut cluster = ProcessCluster::start(1, &Formation::Join, &flags);
     let address = cluster.address(0).to_owned();
     let large = json!([format!("SELECT length('{}') AS n", "x".repeat(700_000))]).to_string();
-    let mut held = connect(&address);
     let head = format!(
-        "POST /db/query HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "POST /db/query HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n",
         large.len()
     );
-    held.write_all(head.as_bytes()).unwrap();
-    held.write_all(&large.as_bytes()[..600_000]).unwrap();
-    // As soon as those bytes are taken, as many again do not fit beside them.
-    let refused = cluster.wait("the budget to be taken", |_| {
+    // Once these bytes are taken, as many again do not fit beside them. If they come too late, it
+    // is they that are refused, and sent again.
+    let (mut held, refused) = cluster.wait("the budget to be taken", |_| {
+        let mut held = connect(&address);
+        held.write_all(head.as_bytes()).unwrap();
+        held.write_all(&large.as_bytes()[..600_000]).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
         let answer = post(&address, "/db/query", &[], &large);
-        if answer.status == 503 {
-            Ok(answer.text())
-        } else {
-            Err(answer.status.to_string())
+        match answer.status {
+            503 => Ok((held, answer.text())),
+            status => Err(status.to_string()),
         }
     });
     assert!(
