@@ -48,10 +48,7 @@ pub(super) async fn answer(
     let served = server.node.load(upload, parameters.timeout, caller).await;
     envelope.elapsed = started.elapsed();
     match served {
-        Ok(served) => match response::render(&served.reply, &envelope) {
-            Ok(body) => sniffed(body),
-            Err(error) => refusal::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-        },
+        Ok(served) => sniffed(response::render(&served.reply, &envelope)),
         Err(refusal) => refusal::refused(&refusal, &envelope),
     }
 }

@@ -26,17 +26,17 @@ pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response
         members.retain(|member| member.voter);
     }
     let array = parameters.text("ver") == Some("2");
-    let mut body = render(&mut members, server.scheme(), array);
+    let mut body = render(&mut members, array, server.scheme());
     if parameters.flag("pretty") {
         body = json::indent(&body);
     }
     refusal::json(StatusCode::OK, body)
 }
 
-/// Renders members as `/nodes` shows them, as an array if `array`, else as an object by id. URLs
-/// begin with `scheme`.
+/// Renders members as `/nodes` shows them, as an array if `array`, else as an object by id. The
+/// scheme is that of their HTTP interfaces.
 #[must_use]
-pub fn render(members: &mut [MemberStatus], scheme: &str, array: bool) -> Vec<u8> {
+pub fn render(members: &mut [MemberStatus], array: bool, scheme: &str) -> Vec<u8> {
     members.sort_by(|a, b| a.name.cmp(&b.name));
     let mut out = Vec::new();
     out.extend_from_slice(if array { b"{\"nodes\":[" } else { b"{" });
@@ -48,18 +48,25 @@ pub fn render(members: &mut [MemberStatus], scheme: &str, array: bool) -> Vec<u8
             json::string(&mut out, &member.name);
             out.push(b':');
         }
-        node(&mut out, scheme, member);
+        node(&mut out, member, scheme);
     }
     out.extend_from_slice(if array { b"]}" } else { b"}" });
     out
 }
 
-fn node(out: &mut Vec<u8>, scheme: &str, member: &MemberStatus) {
-    let scheme = format!("{scheme}://");
+/// Renders one member, as `/leader` shows it.
+pub(super) fn render_one(member: &MemberStatus, scheme: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    node(&mut out, member, scheme);
+    out
+}
+
+fn node(out: &mut Vec<u8>, member: &MemberStatus, scheme: &str) {
     out.extend_from_slice(b"{\"id\":");
     json::string(out, &member.name);
+    let prefix = format!("{scheme}://");
     for (name, prefix, address) in [
-        (",\"api_addr\":", scheme.as_str(), &member.http_addr),
+        (",\"api_addr\":", prefix.as_str(), &member.http_addr),
         (",\"addr\":", "", &member.raft_addr),
     ] {
         if !address.is_empty() {

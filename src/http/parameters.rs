@@ -4,17 +4,29 @@
 //! |---|---|---|---|
 //! | `transaction` | flag | off | all statements stand or fall together |
 //! | `level` | text | `weak` | guarantee of a read; any case; unknown means `weak` |
+//! | `qualify_columns` | flag | off | `table.column` for columns that come from a table |
 //! | `timings`, `pretty`, `associative` | flag | off | form of the answer |
 //! | `raft_index`, `blob_array` | flag | off | form of the answer |
 //! | `timeout` | duration | 30 s | how long the client waits |
 //! | `linearizable_timeout` | duration | 10 s | the same for linearizable reads |
 //! | `db_timeout` | duration | none | longest run of one statement; zero means none |
-//! | `freshness`, `freshness_strict` | duration, flag | | checked here |
-//! | `retries`, `trailing_logs` | integer | | checked here |
+//! | `freshness` | duration | none | longest time without the leader, for level `none` |
+//! | `freshness_strict` | flag | off | limits the age of the data by the same time as well |
+//! | `redirect` | flag | off | sends the client to the leader rather than passing the call on |
+//! | `retries` | integer | 0 | no effect: see below |
+//! | `trailing_logs` | integer | | checked here |
+//! | `queue`, `wait` | flag | off | `/db/execute`: answer before, or only after, it was sent |
+//! | `wait` | flag | off | `POST /leader`: answer when another node leads |
 //! | `q` | text | | the statement of a GET |
-//! | `sync`, `noleader` | flag | off | `/readyz` |
+//! | `noparse`, `norwrandom`, `norwtime` | flag | | accepted: no statement is rewritten |
+//! | `sync` | flag | off | `/readyz` |
+//! | `noleader` | flag | off | `/readyz` and queued writes: do without one |
 //! | `nonvoters`, `ver` | flag, text | | `/nodes` |
 //! | `key` | text | | `/status`: one part of it, names joined by dots |
+//!
+//! rqlite passes a call on once, and `retries` times again if it fails. Here it is passed on again
+//! and again until `timeout` while it is certain that nothing was done with it, and never when it
+//! may have been; so there is nothing left to retry.
 //!
 //! Keys are case-sensitive, the first value counts, a flag is on whatever its value, and unknown
 //! parameters are ignored.
@@ -22,7 +34,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::node::Level;
+use crate::node::{Freshness, Level};
 
 use super::duration;
 
@@ -71,6 +83,8 @@ pub struct Parameters {
     pub linearizable_timeout: Duration,
     /// `db_timeout`.
     pub statement_time_max: Option<Duration>,
+    /// `freshness` and `freshness_strict`; zero means none.
+    pub freshness: Option<Freshness>,
 }
 
 impl Parameters {
@@ -90,7 +104,7 @@ impl Parameters {
             }
         };
         let timeout = read("timeout")?.unwrap_or(TIMEOUT_DEFAULT);
-        read("freshness")?;
+        let freshness = read("freshness")?.filter(|max| !max.is_zero());
         let statement_time_max = read("db_timeout")?.filter(|time| !time.is_zero());
         let linearizable_timeout =
             read("linearizable_timeout")?.unwrap_or(LINEARIZABLE_TIMEOUT_DEFAULT);
@@ -108,7 +122,9 @@ impl Parameters {
         if values.get("q").is_some_and(String::is_empty) {
             return Err(ParameterError::QueryEmpty);
         }
+        let strict = values.contains_key("freshness_strict");
         Ok(Self {
+            freshness: freshness.map(|max| Freshness { max, strict }),
             values,
             timeout,
             linearizable_timeout,

@@ -8,12 +8,15 @@
 //! | `LeaderNotFound` | 503 | `leader not found`, plain text, as rqlite |
 //! | `NotCommitted`, `NotReady`, `Overloaded`, `OutOfService` | 503 | results and error |
 //! | `TooLarge`, `Unfit` | 413, 400 | why, plain text |
-//! | `TimedOut`, `Unknown` | 504 | results and error |
+//! | `TimedOut` | 504 | results and error |
+//! | `Unknown` | 409 | results and error |
 //!
 //! "results and error" is `{"results":[],"error":"..."}`, the error being the refusal's text.
 //!
 //! rqlite answers 200 with a top-level `error` to most of these. A client that looks only at the
-//! status would take a write of unknown outcome for a success, so the status says it here.
+//! status would take a write of unknown outcome for a success, so the status says it here. It is
+//! not one of those that clients repeat by themselves: rqlite-js sends a write again after 408,
+//! 413, 429, 500, 502, 503 and 504, others after any 5xx, and then it could be applied twice.
 
 use std::time::Duration;
 
@@ -84,14 +87,36 @@ pub(super) fn refused(refusal: &Refusal, envelope: &Envelope) -> Response<Body> 
         | Refusal::NotReady(_)
         | Refusal::Overloaded(_)
         | Refusal::OutOfService(_) => StatusCode::SERVICE_UNAVAILABLE,
-        Refusal::TimedOut(_) | Refusal::Unknown(_) => StatusCode::GATEWAY_TIMEOUT,
+        Refusal::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+        Refusal::Unknown(_) => StatusCode::CONFLICT,
     };
     let reply = Reply {
         outcomes: Vec::new(),
         error: Some(refusal.to_string()),
     };
-    match response::render(&reply, envelope) {
-        Ok(body) => json(status, body),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    json(status, response::render(&reply, envelope))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::response::Form;
+    use crate::node::Shape;
+    use std::time::Duration;
+
+    #[test]
+    fn what_may_have_been_written_is_answered_with_a_status_that_no_client_repeats() {
+        let envelope = Envelope {
+            shape: Shape::Execute,
+            elapsed: Duration::ZERO,
+            raft_index: None,
+            form: Form::default(),
+        };
+        let status = |refusal| refused(&refusal, &envelope).status().as_u16();
+        assert_eq!(status(Refusal::Unknown(String::new())), 409);
+        // These are for repeating: nothing was written.
+        assert_eq!(status(Refusal::NotCommitted(String::new())), 503);
+        assert_eq!(status(Refusal::LeaderNotFound), 503);
+        assert_eq!(status(Refusal::TimedOut(String::new())), 504);
     }
 }

@@ -11,11 +11,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::node::Node;
+use crate::node::{Node, Tally};
 
 use super::body::Budget;
 use super::connection::Connections;
+use super::counters::HttpCounter;
 use super::origin::Origins;
+use super::queue::{Queue, QueueOptions, QueueStatus};
 use super::tls::Tls;
 use super::users::Users;
 
@@ -46,6 +48,8 @@ pub struct HttpOptions {
     pub header_time_max: Duration,
     /// How long a connection may be without a call.
     pub idle_time_max: Duration,
+    /// How queued writes are batched.
+    pub queue: QueueOptions,
     /// How long calls under way may take to finish once the server is told to stop.
     pub stop_time_max: Duration,
     /// Certificate and demands on clients; `None`: no TLS.
@@ -67,6 +71,7 @@ impl Default for HttpOptions {
             connections_max: 4096,
             header_time_max: Duration::from_secs(5),
             idle_time_max: Duration::from_secs(120),
+            queue: QueueOptions::default(),
             stop_time_max: Duration::from_secs(10),
             tls: None,
             users: None,
@@ -82,9 +87,12 @@ pub(super) struct Server {
     /// The address that the listener is bound to.
     pub(super) bind_addr: String,
     pub(super) started: SystemTime,
+    pub(super) counters: Tally<HttpCounter>,
     pub(super) origins: Origins,
     /// What request bodies may take together.
     pub(super) bodies: Budget,
+    /// Writes that were accepted and are yet to be sent.
+    pub(super) queue: Queue,
 }
 
 impl Server {
@@ -95,6 +103,16 @@ impl Server {
         } else {
             "http"
         }
+    }
+
+    /// The URL of a node's HTTP interface, without a path.
+    pub(super) fn url(&self, http_addr: &str) -> String {
+        format!("{}://{http_addr}", self.scheme())
+    }
+
+    /// The state of the queue of writes.
+    pub(super) fn queue_status(&self) -> QueueStatus {
+        self.queue.status()
     }
 }
 
@@ -118,6 +136,8 @@ pub async fn serve(
         bodies: Budget::new(options.body_bytes_total_max),
         bind_addr: bound.to_string(),
         started: SystemTime::now(),
+        counters: Tally::default(),
+        queue: Queue::start(node.clone(), options.queue),
         node,
         options,
     });
@@ -156,6 +176,7 @@ pub async fn serve(
     {
         tracing::warn!("HTTP calls still under way were cut off");
     }
+    server.queue.close(server.options.stop_time_max).await;
     Ok(())
 }
 

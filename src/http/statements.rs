@@ -14,8 +14,10 @@ use crate::node::{
 
 use super::body::{self, Share};
 use super::caller;
-use super::cell::Unrenderable;
+use super::counters::HttpCounter;
 use super::parameters::{LevelAsked, Parameters};
+use super::queued;
+use super::redirect;
 use super::refusal;
 use super::request::{self, RequestError};
 use super::response::{self, Envelope, Form};
@@ -35,12 +37,14 @@ pub(super) async fn answer(
     http_request: HttpRequest<Body>,
 ) -> Response<Body> {
     let started = Instant::now();
+    let uri = http_request.uri().clone();
     let caller = caller::credentials(http_request.headers());
     let received = statements(server, shape, &parameters, http_request).await;
     let (statements, _share) = match received {
         Ok(received) => received,
         Err(response) => return response,
     };
+    count(server, shape, statements.len());
     let mut envelope = Envelope {
         shape,
         elapsed: Duration::ZERO,
@@ -52,26 +56,59 @@ pub(super) async fn answer(
             timings: parameters.flag("timings"),
         },
     };
-    let served = serve(server, shape, &parameters, statements, caller).await;
+    let request = Request {
+        statements,
+        transaction: parameters.flag("transaction"),
+        shape,
+        statement_time_max: parameters.statement_time_max,
+        qualify_columns: shape != Shape::Execute && parameters.flag("qualify_columns"),
+    };
+    if is_queued(shape, &parameters) {
+        envelope.elapsed = started.elapsed();
+        return queued::answer(server, &parameters, request, caller, envelope).await;
+    }
+    let level = level(server, &parameters);
+    // Whatever may be answered from the local database is.
+    let is_local = shape != Shape::Execute && level == Level::None;
+    if parameters.flag("redirect")
+        && !is_local
+        && let Some(elsewhere) = redirect::to_leader(server, &uri)
+    {
+        return elsewhere;
+    }
+    let served = serve(server, level, &parameters, request, caller).await;
     envelope.elapsed = started.elapsed();
     let served = match served {
         Ok(served) => served,
-        Err(refusal) => return refusal::refused(&refusal, &envelope),
+        Err(refusal) => {
+            if refusal == Refusal::LeaderNotFound {
+                server.counters.count(HttpCounter::LeaderNotFound);
+            }
+            return refusal::refused(&refusal, &envelope);
+        }
     };
     if parameters.flag("raft_index") {
         envelope.raft_index = served.raft_index;
     }
     let served_by = HeaderValue::from_str(&served.served_by);
     let failed = served.reply.error.is_some();
-    let mut response = match rendered(served.reply, envelope).await {
-        Ok(body) => refusal::json(StatusCode::OK, body),
-        Err(error) => refusal::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-    };
+    let body = rendered(served.reply, envelope).await;
+    let mut response = refusal::json(StatusCode::OK, body);
     // rqlite names the node only where statements were run.
     if let (false, Ok(served_by)) = (failed, served_by) {
         response.headers_mut().insert(SERVED_BY, served_by);
     }
     response
+}
+
+fn count(server: &Server, shape: Shape, statements: usize) {
+    let (call, each) = match shape {
+        Shape::Execute => (HttpCounter::Executions, HttpCounter::ExecuteStatements),
+        Shape::Query => (HttpCounter::Queries, HttpCounter::QueryStatements),
+        Shape::Unified => (HttpCounter::Requests, HttpCounter::RequestStatements),
+    };
+    server.counters.count(call);
+    server.counters.add(each, statements as u64);
 }
 
 /// The statements of a call and what they take of the budget of bodies, or the answer that refuses
@@ -95,7 +132,8 @@ async fn statements(
     let content_type = content_type
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    let plain = shape != Shape::Unified && request::is_plain_text(content_type);
+    let is_queued = is_queued(shape, parameters);
+    let plain = shape != Shape::Unified && !is_queued && request::is_plain_text(content_type);
     let options = &server.options;
     let (bytes_max, pause_max) = (options.body_bytes_max, options.body_pause_max);
     let body = body::read(http_request, bytes_max, pause_max, &server.bodies).await;
@@ -105,7 +143,25 @@ async fn statements(
     }
     match parsed(body).await {
         Ok(statements) => Ok((statements, share)),
+        // Waits for what is queued already.
+        Err(RequestError::NoStatements) if is_queued && parameters.flag("wait") => {
+            Ok((Vec::new(), share))
+        }
         Err(error) => Err(refusal::text(StatusCode::BAD_REQUEST, &error.to_string())),
+    }
+}
+
+/// Whether a call is to be answered before it is run.
+fn is_queued(shape: Shape, parameters: &Parameters) -> bool {
+    shape == Shape::Execute && parameters.flag("queue")
+}
+
+/// The guarantee for the reads of a call.
+fn level(server: &Server, parameters: &Parameters) -> Level {
+    match parameters.level() {
+        LevelAsked::Fixed(level) => level,
+        LevelAsked::Auto if server.node.votes() => Level::Weak,
+        LevelAsked::Auto => Level::None,
     }
 }
 
@@ -119,18 +175,12 @@ async fn parsed(body: Vec<u8>) -> Result<Vec<Statement>, RequestError> {
 
 async fn serve(
     server: &Server,
-    shape: Shape,
+    level: Level,
     parameters: &Parameters,
-    statements: Vec<Statement>,
+    request: Request,
     caller: Option<Credentials>,
 ) -> Result<Served, Refusal> {
-    let request = Request {
-        statements,
-        transaction: parameters.flag("transaction"),
-        shape,
-        statement_time_max: parameters.statement_time_max,
-    };
-    let timeout = parameters.timeout;
+    let (shape, timeout) = (request.shape, parameters.timeout);
     if shape == Shape::Execute {
         let write = WriteRequest {
             caller,
@@ -138,11 +188,6 @@ async fn serve(
         };
         return server.node.execute(write).await;
     }
-    let level = match parameters.level() {
-        LevelAsked::Fixed(level) => level,
-        LevelAsked::Auto if server.node.status().state == "Learner" => Level::None,
-        LevelAsked::Auto => Level::Weak,
-    };
     // A request with writes waits for its commit, whatever the level of its reads.
     let timeout = if level == Level::Linearizable && shape == Shape::Query {
         timeout.min(parameters.linearizable_timeout)
@@ -151,6 +196,7 @@ async fn serve(
     };
     let read = ReadRequest {
         caller,
+        freshness: parameters.freshness,
         ..ReadRequest::new(request, level, timeout)
     };
     if shape == Shape::Query {
@@ -160,7 +206,7 @@ async fn serve(
     }
 }
 
-async fn rendered(reply: Reply, envelope: Envelope) -> Result<Vec<u8>, Unrenderable> {
+async fn rendered(reply: Reply, envelope: Envelope) -> Vec<u8> {
     let values: usize = reply
         .outcomes
         .iter()

@@ -434,3 +434,79 @@ const EVERYBODY: &str = "*";
 const TAG_BYTES: usize = 32;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 const USERS_MAX: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of "secret"; cheap on purpose.
+    fn cheap_hash() -> String {
+        use argon2::password_hash::{PasswordHasher, SaltString};
+        let params = argon2::Params::new(8, 1, 1, None).unwrap();
+        let hasher = argon2::Argon2::new(Default::default(), Default::default(), params);
+        let salt = SaltString::encode_b64(b"saltsalt").unwrap();
+        let hash = hasher.hash_password(b"secret", &salt).unwrap();
+        hash.to_string()
+    }
+
+    /// The users of this text.
+    fn users(name: &str, text: &str) -> Arc<Users> {
+        let name = format!("wallaby-users-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).unwrap();
+        let users = Users::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        users
+    }
+
+    fn at_once(users: &Users, username: &str, password: &str) -> Option<bool> {
+        let caller = Credentials {
+            username: username.to_owned(),
+            password: password.to_owned(),
+        };
+        users.permits_at_once(Some(&caller), &[Permission::Query])
+    }
+
+    #[test]
+    fn time_does_not_tell_a_known_user_from_an_unknown_one() {
+        let hash = cheap_hash();
+        let plain = r#"{"username":"bob","password":"plain","perms":["query"]}"#;
+        let mixed = users(
+            "mixed",
+            &format!(r#"[{{"username":"ann","password":"{hash}","perms":["query"]}},{plain}]"#),
+        );
+        // With hashes in the file, all who fail have one checked.
+        for (username, password) in [("ann", "wrong"), ("bob", "wrong"), ("unknown", "wrong")] {
+            assert_eq!(at_once(&mixed, username, password), None, "{username}");
+        }
+        assert_eq!(at_once(&mixed, "bob", "plain"), Some(true));
+        // Without any, nobody has.
+        let plain = users("plain", &format!("[{plain}]"));
+        for username in ["bob", "unknown"] {
+            assert_eq!(at_once(&plain, username, "wrong"), Some(false));
+        }
+    }
+
+    #[test]
+    fn a_password_is_checked_once_and_then_remembered() {
+        let hash = cheap_hash();
+        let text = format!(r#"[{{"username":"ann","password":"{hash}","perms":["query"]}}]"#);
+        let users = users("remembered", &text);
+        let caller = |password: &str| Credentials {
+            username: "ann".to_owned(),
+            password: password.to_owned(),
+        };
+        assert_eq!(at_once(&users, "ann", "secret"), None);
+        assert!(!users.permits(Some(&caller("Secret")), &[Permission::Query]));
+        assert_eq!(at_once(&users, "ann", "secret"), None);
+        assert!(users.permits(Some(&caller("secret")), &[Permission::Query]));
+        assert_eq!(at_once(&users, "ann", "secret"), Some(true));
+        assert_eq!(at_once(&users, "ann", "Secret"), None);
+        assert_eq!(at_once(&users, "ann", &hash), None);
+        let execute = [Permission::Query, Permission::Execute];
+        assert_eq!(
+            users.permits_at_once(Some(&caller("secret")), &execute),
+            Some(false)
+        );
+    }
+}

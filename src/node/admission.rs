@@ -13,6 +13,7 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 
 use super::Raft;
+use super::tally::{NodeCounter, Tally};
 use super::wire::{self, Greeting, Introduction, Joined, Joining, kind};
 use crate::raft::{Member, Membership};
 use crate::transport::{Endpoint, Priority};
@@ -22,16 +23,24 @@ pub(crate) struct Admission {
     raft: Arc<OnceLock<Raft>>,
     endpoint: Endpoint,
     raft_id: u64,
-    changing: tokio::sync::Mutex<()>,
+    tally: Arc<Tally<NodeCounter>>,
+    /// Held by whoever changes the membership or hands the leadership over.
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 impl Admission {
-    pub(crate) fn new(raft: Arc<OnceLock<Raft>>, endpoint: Endpoint, raft_id: u64) -> Arc<Self> {
+    pub(crate) fn new(
+        raft: Arc<OnceLock<Raft>>,
+        endpoint: Endpoint,
+        raft_id: u64,
+        tally: Arc<Tally<NodeCounter>>,
+    ) -> Arc<Self> {
         let changing = tokio::sync::Mutex::default();
         Arc::new(Self {
             raft,
             endpoint,
             raft_id,
+            tally,
             changing,
         })
     }
@@ -69,6 +78,7 @@ impl Admission {
         let config = membership(raft);
         let known = config.get_node(&id).cloned();
         if known.as_ref() == Some(&member) && settled_voters(&config).contains(&id) {
+            self.tally.count(NodeCounter::JoinsIgnored);
             return Ok(());
         }
         let namesakes = self.namesakes(&config, id, &member).await?;
@@ -76,7 +86,7 @@ impl Admission {
             Some(known) if known == member => {}
             Some(_) => {
                 let nodes = BTreeMap::from([(id, member.clone())]);
-                change(raft, ChangeMembers::SetNodes(nodes)).await?;
+                change(raft, ChangeMembers::SetNodes(nodes), false).await?;
                 tracing::info!(
                     name = member.name,
                     addr = member.raft_addr,
@@ -93,6 +103,7 @@ impl Admission {
         }
         caught_up(raft, id).await?;
         let voters: BTreeSet<u64> = config.voter_ids().collect();
+        let replaced = namesakes.len() as u64;
         let (voters, learners) = namesakes.into_iter().partition(|old| voters.contains(old));
         change(
             raft,
@@ -101,8 +112,11 @@ impl Admission {
                 ChangeMembers::RemoveVoters(voters),
                 ChangeMembers::RemoveNodes(learners),
             ]),
+            false,
         )
         .await?;
+        self.tally.count(NodeCounter::Joins);
+        self.tally.add(NodeCounter::RemovedBeforeJoins, replaced);
         tracing::info!(
             name = member.name,
             addr = member.raft_addr,
@@ -166,7 +180,7 @@ impl Admission {
                 let config = membership(raft);
                 if let [_, .., last] = &config.get_joint_config()[..] {
                     let last = ChangeMembers::ReplaceAllVoters(last.clone());
-                    if let Err(why) = change(raft, last).await {
+                    if let Err(why) = change(raft, last, false).await {
                         tracing::warn!(why, "a membership change that was left is not finished");
                         tokio::time::sleep(RETRY).await;
                     }
@@ -218,8 +232,13 @@ async fn caught_up(raft: &Raft, id: u64) -> Result<(), String> {
     }
 }
 
-async fn change(raft: &Raft, change: ChangeMembers<u64, Member>) -> Result<(), String> {
-    let changed = raft.change_membership(change, false).await;
+/// Changes the membership; `retain`: who loses the vote stays as a learner.
+pub(crate) async fn change(
+    raft: &Raft,
+    change: ChangeMembers<u64, Member>,
+    retain: bool,
+) -> Result<(), String> {
+    let changed = raft.change_membership(change, retain).await;
     changed.map(drop).map_err(|error| error.to_string())
 }
 

@@ -1,10 +1,11 @@
 //! The public interface of a node, as `http` and `cli` see it: requests in, answers and errors out.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::caller::Credentials;
+use super::footprint::Footprint;
 use crate::sqlite::{Reply, Request};
 
 /// The guarantee a read asks for.
@@ -55,6 +56,17 @@ pub struct ReadRequest {
     pub timeout: Duration,
     /// On whose behalf; asked again by the authority of the node that executes it.
     pub caller: Option<Credentials>,
+    /// How old the data may be; only for [`Level::None`], and not on the leader.
+    pub freshness: Option<Freshness>,
+}
+
+/// How old the data of a read without guarantee may be at most.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Freshness {
+    /// The leader was heard within this time.
+    pub max: Duration,
+    /// Besides, all that was committed at a moment within this time is applied here.
+    pub strict: bool,
 }
 
 impl ReadRequest {
@@ -66,6 +78,7 @@ impl ReadRequest {
             level,
             timeout,
             caller: None,
+            freshness: None,
         }
     }
 }
@@ -80,6 +93,28 @@ pub struct Served {
     /// The node that executed it: its HTTP address if this one, the leader's Raft address if
     /// forwarded.
     pub served_by: String,
+}
+
+/// What came of one of several writes, without its results.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct WriteBrief {
+    /// Whether it was refused as a whole, so that none of its statements was run.
+    pub refused: bool,
+    /// How many statements failed.
+    pub failed: u64,
+    /// Why it was refused, or the error of the first statement that failed.
+    pub error: Option<String>,
+}
+
+/// Why the cluster was not changed as asked.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum AdministrationError {
+    /// It cannot be done; the text says why and, if something can be done about it, what.
+    #[error("{0}")]
+    Impossible(String),
+    /// Nobody could be asked, or not in time.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
 }
 
 /// Why a request was not served. For writes the three outcomes are kept apart: everything but
@@ -173,12 +208,24 @@ pub struct NodeStatus {
     pub committed_index: u64,
     /// The last applied index.
     pub applied_index: u64,
+    /// The term of the last applied entry; 0 if none.
+    pub applied_term: u64,
+    /// When an entry was last applied; `None` if none was since the node started.
+    pub applied_at: Option<SystemTime>,
     /// Index of the last data entry that was not rejected.
     pub data_index: u64,
     /// The index below which the log was purged.
     pub purged_index: u64,
     /// Index of the last durable checkpoint record.
     pub checkpoint_index: u64,
+    /// The term of that record; 0 if there is none.
+    pub checkpoint_term: u64,
+    /// Index of the entry that made the members what they are.
+    pub membership_index: u64,
+    /// The database's main file.
+    pub database_path: String,
+    /// What the data directory takes on the disk; no more than a second old.
+    pub footprint: Footprint,
     /// Database hash, 32 hex digits.
     pub database_hash: String,
     /// Pages of the database.

@@ -279,6 +279,7 @@ fn prepare(
             transaction: false,
             shape: Shape::Execute,
             statement_time_max: None,
+            qualify_columns: false,
         }));
     }
     check_room(upload.dir(), upload.bytes()).map_err(Refusal::Busy)?;

@@ -16,7 +16,9 @@
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
-//! | `health`, `notices`, `stages` | what is wrong, what an operator is told, how far things are |
+//! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
+//! | `health`, `notices` | what is wrong, what an operator is told |
+//! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
 //!
 //! Invariants:
 //! * Acknowledged means: flushed on a quorum, applied here, and committed by SQLite.
@@ -34,11 +36,17 @@ mod append_frame;
 mod apply;
 mod backup;
 mod caller;
+mod contact;
+mod dismissal;
+mod errand;
 mod error;
+mod facts;
 mod fence;
 mod flight;
+mod footprint;
 mod frontier;
 mod gate;
+mod handover;
 mod health;
 mod identity;
 mod image;
@@ -63,26 +71,34 @@ mod scratch;
 mod spool;
 mod stages;
 mod status;
+mod tally;
 mod tasks;
 mod upkeep;
 mod upload;
 mod wire;
 mod write;
 
-pub use api::{Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served, WriteRequest};
+pub use api::{
+    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served,
+    WriteBrief, WriteRequest,
+};
 pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
 pub use error::Error;
+pub use facts::SqliteFacts;
+pub use footprint::Footprint;
 pub use image::ImageReader;
 pub use options::NodeOptions;
 pub use running::Node;
 pub use stages::Stage;
+pub(crate) use tally::counted;
+pub use tally::{Count, Counted, NodeCounter, Tally};
 pub use upkeep::Checkpointed;
 pub use upload::{Content, Upload};
 
 pub use crate::sqlite::{
     Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
-    Value,
+    Syntax, Value,
 };
 pub use crate::transport::ClusterKey;
 

@@ -2,23 +2,26 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, pin_mut, stream};
-use openraft::raft::{StreamAppendError, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest};
+use tokio::sync::mpsc;
 
 use super::admission::Admission;
 use super::append_frame;
 use super::apply::SnapshotData;
 use super::backup::{Asked, Asking};
 use super::caller::Permission;
+use super::errand::{self, Report};
 use super::join_gate::JoinGate;
 use super::load::Loading;
 use super::manifest::Manifest;
 use super::membership::Membership;
 use super::running::Inner;
 use super::spool::{Spool, SpoolWriter};
+use super::tally::{NodeCounter, Tally};
 use super::wire::{
     self, Adopted, Adoption, AppendReply, Call, Forward, Forwarded, Greeting, Introduction, Joined,
     Joining, SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteMirror,
@@ -36,6 +39,7 @@ pub(crate) struct Peers {
     pub(crate) membership: Arc<Membership>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) raft: Arc<OnceLock<Raft>>,
+    pub(crate) tally: Arc<Tally<NodeCounter>>,
     pub(crate) dir: PathBuf,
     /// Filled when the node is complete; weak, because the node owns the endpoint that owns us.
     pub(crate) node: Arc<OnceLock<Weak<Inner>>>,
@@ -66,7 +70,9 @@ impl Handler for Shared {
         let peers = Arc::clone(&self.0);
         Box::pin(async move {
             let outcome = match (kind, peer.cluster, peers.raft.get()) {
-                (kind::APPEND, Some(_), Some(raft)) => append(raft, frames, replies).await,
+                (kind::APPEND, Some(_), Some(raft)) => {
+                    append(raft, &peers.node, frames, replies).await
+                }
                 (kind::SNAPSHOT, Some(_), Some(raft)) => {
                     receive_snapshot(raft, peers.dir.clone(), &first, frames, replies).await
                 }
@@ -91,6 +97,7 @@ impl Peers {
         match kind {
             kind::GREETING => {
                 let greeting: Greeting = wire::decode(&body)?;
+                self.tally.count(NodeCounter::GreetingsReceived);
                 return Ok(wire::encode(&self.greeted(&greeting).await));
             }
             kind::ADOPT => {
@@ -118,6 +125,11 @@ impl Peers {
             kind::FORWARD => {
                 let forward: Forward = wire::decode(&body)?;
                 let reads = matches!(forward.call, Call::Query(_));
+                self.tally.count(match forward.call {
+                    Call::Execute => NodeCounter::ExecutesReceived,
+                    Call::Query(_) => NodeCounter::QueriesReceived,
+                    Call::Request(_) => NodeCounter::RequestsReceived,
+                });
                 let reply = wire::encode(&self.forwarded(forward).await);
                 if reply.len() <= FRAME_BYTES_MAX as usize {
                     return Ok(reply);
@@ -130,6 +142,10 @@ impl Peers {
                 };
                 Ok(wire::encode(&Forwarded::Refused(refusal)))
             }
+            kind::ERRAND => {
+                let message: errand::Message = wire::decode(&body)?;
+                Ok(wire::encode(&self.errand(message).await))
+            }
             kind::READ_INDEX => {
                 let asking: Asking = wire::decode(&body)?;
                 let asked = match self.node.get().and_then(Weak::upgrade) {
@@ -140,6 +156,7 @@ impl Peers {
             }
             kind::JOIN => {
                 let joining: Joining = wire::decode(&body)?;
+                self.tally.count(NodeCounter::JoinsReceived);
                 if joining.raft_id != peer.node {
                     return Err("it asks to join as another node".to_owned());
                 }
@@ -215,10 +232,11 @@ impl Peers {
             .map(|entry| entry.log_id)
             .or(request.prev_log_id);
         let prev = request.prev_log_id;
+        let told = Told::now(&request);
         let Ok(response) = raft.append_entries(request).await else {
             return Ok(AppendReply::Stopped);
         };
-        Ok(match response {
+        let reply = match response {
             openraft::raft::AppendEntriesResponse::Success => {
                 AppendReply::Matching(last.map(Into::into))
             }
@@ -231,7 +249,21 @@ impl Peers {
             openraft::raft::AppendEntriesResponse::HigherVote(vote) => {
                 AppendReply::HigherVote(vote.into())
             }
-        })
+        };
+        told.accepted(&self.node, reply);
+        Ok(reply)
+    }
+
+    async fn errand(&self, message: errand::Message) -> Report {
+        let Some(inner) = self.node.get().and_then(Weak::upgrade) else {
+            return Report::NotLeader;
+        };
+        let (permissions, what) = message.errand.permissions();
+        if !inner.permits(message.caller, permissions).await {
+            return Report::Refused(Refusal::NotPermitted(what.to_owned()));
+        }
+        let timeout = Duration::from_millis(message.timeout_ms);
+        inner.run_errand(message.errand, timeout).await
     }
 
     async fn forwarded(&self, forward: Forward) -> Forwarded {
@@ -252,12 +284,50 @@ impl Peers {
     }
 }
 
+/// What a message from the leader tells besides its entries: that the leader was there, and what it
+/// knew to be committed.
+#[derive(Clone, Copy)]
+struct Told {
+    at: Instant,
+    committed: u64,
+}
+
+impl Told {
+    fn now(request: &AppendEntriesRequest<TypeConfig>) -> Self {
+        Self {
+            at: Instant::now(),
+            committed: request.leader_commit.map_or(0, |id| id.index),
+        }
+    }
+
+    /// Takes note of it, unless the message was refused: then it was not from the leader.
+    fn accepted(self, node: &OnceLock<Weak<Inner>>, reply: AppendReply) {
+        let from_leader = matches!(reply, AppendReply::Conflict(_) | AppendReply::Matching(_));
+        let inner = node.get().and_then(Weak::upgrade);
+        if let Some(inner) = inner.filter(|_| from_leader) {
+            let applied = inner.frontier.reached().index();
+            inner.contact.heard(self.at, self.committed, applied);
+        }
+    }
+}
+
 /// Serves one append stream until either side ends it.
-async fn append(raft: &Raft, frames: FrameReader, mut replies: FrameWriter) -> Result<(), String> {
-    let requests = stream::unfold(frames, |mut frames| async {
+async fn append(
+    raft: &Raft,
+    node: &OnceLock<Weak<Inner>>,
+    frames: FrameReader,
+    mut replies: FrameWriter,
+) -> Result<(), String> {
+    // One for each request that is not answered yet; they are answered in order.
+    let (note, mut told) = mpsc::unbounded_channel();
+    let requests = stream::unfold((frames, note), |(mut frames, note)| async {
         let frame = frames.next().await.ok().flatten()?;
         match append_frame::decode(&frame) {
-            Ok(request) => Some((request, frames)),
+            Ok(request) => {
+                // Without a receiver there are no answers any more.
+                let _ = note.send(Told::now(&request));
+                Some((request, (frames, note)))
+            }
             Err(what) => {
                 tracing::warn!(what, "an append frame is refused");
                 None
@@ -273,6 +343,9 @@ async fn append(raft: &Raft, frames: FrameReader, mut replies: FrameWriter) -> R
             Ok(Err(StreamAppendError::HigherVote(vote))) => AppendReply::HigherVote(vote.into()),
             Err(_fatal) => AppendReply::Stopped,
         };
+        if let Ok(told) = told.try_recv() {
+            told.accepted(node, reply);
+        }
         let sent = replies.send(&wire::encode(&reply), &[]).await;
         sent.map_err(|error| error.to_string())?;
     }

@@ -1,6 +1,6 @@
 //! The node: its public face, and the routing of requests to whoever leads.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,14 @@ use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::{Semaphore, watch};
 
 use super::Raft;
-use super::api::{Level, ReadRequest, Refusal, Served, WriteRequest};
+use super::admission::Admission;
+use super::api::{Freshness, Level, ReadRequest, Refusal, Served, WriteRequest};
 use super::caller::{Credentials, Doorkeeper, Permission};
+use super::contact::Contact;
 use super::error::Error;
+use super::facts::SqliteFacts;
 use super::flight::Flights;
+use super::footprint::Footprints;
 use super::frontier::Frontier;
 use super::health::Health;
 use super::membership::Membership;
@@ -21,6 +25,7 @@ use super::outlets::Watches;
 use super::owner::Owner;
 use super::rounds::Rounds;
 use super::stages::Stages;
+use super::tally::{NodeCounter, Tally};
 use super::wire::{self, Call, Forward, Forwarded, kind};
 use super::write::{ROUTE_INTERVAL, WriteQueue, served};
 use crate::raft::log::Log;
@@ -43,6 +48,7 @@ pub(crate) struct Shell {
     pub(crate) doorkeeper: Arc<Doorkeeper>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) health: Arc<Health>,
+    pub(crate) tally: Arc<Tally<NodeCounter>>,
     pub(crate) endpoint: Endpoint,
     pub(crate) inner: OnceLock<Arc<Inner>>,
     /// Raft and QUIC run here, away from HTTP and its clients.
@@ -62,9 +68,17 @@ pub(crate) struct Inner {
     pub(crate) flights: Arc<Flights>,
     pub(crate) frontier: Arc<Frontier>,
     pub(crate) stages: Arc<Stages>,
+    pub(crate) tally: Arc<Tally<NodeCounter>>,
     pub(crate) writes: WriteQueue,
     pub(crate) rounds: Rounds,
     pub(crate) watches: Watches,
+    pub(crate) footprints: Footprints,
+    pub(crate) facts: OnceLock<SqliteFacts>,
+    pub(crate) admission: Arc<Admission>,
+    /// When the leader was last heard.
+    pub(crate) contact: Contact,
+    /// The term in which this node hands its leadership over, and begins no group; 0: none.
+    pub(crate) handed_over_term: AtomicU64,
     /// Places for backups on their way to clients.
     pub(crate) backups: Arc<Semaphore>,
     /// The place for a load.
@@ -97,7 +111,7 @@ impl Node {
     /// See [`Refusal`].
     pub async fn query(&self, read: ReadRequest) -> Result<Served, Refusal> {
         if read.level == Level::None {
-            return self.inner()?.read_local(read.request).await;
+            return self.inner()?.read_local(read).await;
         }
         self.routed(Call::Query(read.level), read.into()).await
     }
@@ -111,17 +125,35 @@ impl Node {
         if read.level == Level::None {
             let inner = self.inner()?;
             if inner.is_read_only(&read.request).await? {
-                return inner.read_local(read.request).await;
+                return inner.read_local(read).await;
             }
             return self.routed(Call::Execute, read.into()).await;
         }
         self.routed(Call::Request(read.level), read.into()).await
     }
 
+    /// Whether this node leads, and may execute.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.inner().is_ok_and(|inner| inner.leading().is_some())
+    }
+
+    /// What the node counts.
+    #[must_use]
+    pub fn counters(&self) -> &Tally<NodeCounter> {
+        &self.shell.tally
+    }
+
     /// A watch on why the node stopped serving; the process should end when it does.
     #[must_use]
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.shell.health.watch()
+    }
+
+    /// What the node was told when it was opened.
+    #[must_use]
+    pub fn options(&self) -> &NodeOptions {
+        &self.shell.options
     }
 
     /// Whether a caller may do all of this on this node.
@@ -171,7 +203,11 @@ impl Node {
             }
             let attempt = match inner.route() {
                 Route::Here => inner.lead(call, write.request.clone(), left).await,
-                Route::There { node, addr } => inner.forward(node, &addr, call, &write, left).await,
+                Route::There { node, addr } => {
+                    let handed = inner.forward(node, &addr, call, &write, left).await;
+                    inner.count_handed(call, handed.is_ok());
+                    handed
+                }
                 Route::Nowhere => Err(None),
             };
             match attempt {
@@ -198,6 +234,9 @@ impl Inner {
         let reached = self.frontier.reached();
         let applied = reached.applied?;
         let caught_up = (applied.term, applied.node) == (leader.term, leader.node_id);
+        if self.handed_over_term.load(Ordering::Acquire) == leader.term {
+            return None;
+        }
         (leads && caught_up && reached.data.is_some() && self.health.failure().is_none())
             .then_some(leader)
     }
@@ -306,10 +345,40 @@ impl Inner {
         }
     }
 
-    /// Runs statements on the local database, whatever its age.
-    pub(crate) async fn read_local(&self, request: Request) -> Result<Served, Refusal> {
-        let reply = self.read(request).await?;
+    fn count_handed(&self, call: Call, well: bool) {
+        use NodeCounter as Of;
+        let (all, failed) = match call {
+            Call::Execute => (Of::RemoteExecutions, Of::RemoteExecutionsFailed),
+            Call::Query(_) => (Of::RemoteQueries, Of::RemoteQueriesFailed),
+            Call::Request(_) => (Of::RemoteRequests, Of::RemoteRequestsFailed),
+        };
+        self.tally.count(all);
+        if !well {
+            self.tally.count(failed);
+        }
+    }
+
+    /// Runs statements on the local database, whatever its age unless that is limited.
+    pub(crate) async fn read_local(&self, read: ReadRequest) -> Result<Served, Refusal> {
+        let reply = if read.freshness.is_some_and(|limit| self.is_stale(limit)) {
+            Reply {
+                outcomes: Vec::new(),
+                error: Some("stale read".to_owned()),
+            }
+        } else {
+            self.read(read.request).await?
+        };
         Ok(served(reply, None, &self.options.http_adv_addr))
+    }
+
+    /// Whether the local database may be older than asked for. A leader's own never is.
+    fn is_stale(&self, limit: Freshness) -> bool {
+        if limit.max.is_zero() || self.raft.is_leader() {
+            return false;
+        }
+        let within = |age: Option<Duration>| age.is_some_and(|age| age <= limit.max);
+        let applied = self.frontier.reached().index();
+        !within(self.contact.silence()) || (limit.strict && !within(self.contact.age(applied)))
     }
 
     pub(crate) async fn read(&self, request: Request) -> Result<Reply, Refusal> {
@@ -360,7 +429,7 @@ impl From<ReadRequest> for WriteRequest {
 }
 
 /// What a failed forward means: certainly nothing done, or unknown.
-fn undelivered(error: &TransportError, writes: bool) -> NotLed {
+pub(crate) fn undelivered(error: &TransportError, writes: bool) -> NotLed {
     if let TransportError::TooLong { bytes_max, .. } = error {
         let what = format!("more than {bytes_max} bytes cannot be forwarded; ask the leader");
         Some(Refusal::NotCommitted(what))

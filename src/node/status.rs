@@ -9,7 +9,9 @@ use super::image::ImageReader;
 use super::running::{Inner, Node};
 use super::wire::{self, Greeting, Introduction, kind};
 use crate::raft::Member;
+use crate::sqlite::StartLock;
 use crate::transport::Priority;
+use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 
 impl Node {
@@ -26,6 +28,7 @@ impl Node {
             raft_addr: member.raft_addr.clone(),
             http_addr: member.http_addr.clone(),
             out_of_service: shell.health.failure(),
+            database_path: database_path(&shell.options.data_dir),
             ..NodeStatus::default()
         };
         if let Some(inner) = shell.inner.get() {
@@ -43,7 +46,7 @@ impl Node {
         for member in inner.known_members() {
             let inner = std::sync::Arc::clone(inner);
             asked.push(tokio::spawn(
-                async move { inner.contact(member, timeout).await },
+                async move { inner.ask(member, timeout).await },
             ));
         }
         let mut members = Vec::new();
@@ -51,6 +54,41 @@ impl Node {
             members.extend(answer.await);
         }
         members
+    }
+
+    /// The leader, if this node heard of one not long ago; nobody is asked.
+    #[must_use]
+    pub fn leader(&self) -> Option<MemberStatus> {
+        self.inner().ok()?.leader()
+    }
+
+    /// The leader, if it is another node; `None` if it is this one.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::LeaderNotFound`], and what keeps this node from serving.
+    pub fn leader_elsewhere(&self) -> Result<Option<MemberStatus>, Refusal> {
+        let leader = self.inner()?.leader().ok_or(Refusal::LeaderNotFound)?;
+        let me = self.shell.membership.raft_id();
+        Ok(Some(leader).filter(|leader| leader.raft_id != me))
+    }
+
+    /// The leader, asked whether it is there for up to the time-out.
+    pub async fn leader_asked(&self, timeout: Duration) -> Option<MemberStatus> {
+        let inner = self.inner().ok()?;
+        Some(inner.ask(inner.leader()?, timeout).await)
+    }
+
+    /// Whether this node has a vote.
+    #[must_use]
+    pub fn votes(&self) -> bool {
+        let me = self.shell.membership.raft_id();
+        self.inner().is_ok_and(|inner| {
+            let members = inner.known_members();
+            members
+                .iter()
+                .any(|member| member.raft_id == me && member.voter)
+        })
     }
 
     /// Whether the leader is there, asked over the network unless it is this node.
@@ -61,7 +99,7 @@ impl Node {
     pub async fn leader_answers(&self, timeout: Duration) -> Result<(), String> {
         let inner = self.inner().map_err(|refusal| refusal.to_string())?;
         let leader = inner.leader().ok_or("there is no leader")?;
-        let leader = inner.contact(leader, timeout).await;
+        let leader = inner.ask(leader, timeout).await;
         leader.error.map_or(Ok(()), Err)
     }
 
@@ -99,6 +137,10 @@ impl Node {
     }
 }
 
+fn database_path(dir: &std::path::Path) -> String {
+    dir.join(StartLock::FILE_NAME).display().to_string()
+}
+
 impl Inner {
     fn fill(&self, status: &mut NodeStatus) {
         let metrics = self.raft.metrics();
@@ -113,14 +155,17 @@ impl Inner {
         status.last_log_index = metrics.last_log_index.unwrap_or(0);
         status.committed_index = metrics.local_committed.map_or(0, |id| id.index);
         status.applied_index = state.fence.last_applied.map_or(0, |at| at.index);
+        status.applied_term = state.fence.last_applied.map_or(0, |at| at.term);
+        status.applied_at = self.frontier.advanced_at();
         status.data_index = state.fence.last_data.map_or(0, |at| at.index);
         status.purged_index = metrics.purged.map_or(0, |id| id.index);
-        status.checkpoint_index = self
-            .watches
-            .recorded
-            .borrow()
-            .as_ref()
-            .map_or(0, |recorded| recorded.applied.index);
+        let recorded = self.watches.recorded.borrow();
+        let recorded = recorded.as_ref().map(|recorded| recorded.applied);
+        status.checkpoint_index = recorded.map_or(0, |applied| applied.index);
+        status.checkpoint_term = recorded.map_or(0, |applied| applied.term);
+        let membership = metrics.membership_config.log_id();
+        status.membership_index = membership.as_ref().map_or(0, |id| id.index);
+        status.footprint = self.footprints.measure(&self.options.data_dir);
         status.database_hash = format!("{:032x}", extent.hash);
         status.page_count = extent.page_count;
         status.page_size = extent.page_size;
@@ -140,8 +185,35 @@ impl Inner {
             .find(|member| member.leader)
     }
 
+    /// How long a leader may be silent, or a quorum silent to a leader, before it is none to those
+    /// who ask. Raft itself keeps it until another one is elected.
+    pub(crate) fn silence_max(&self) -> Duration {
+        self.options.election_max() * SILENT_ELECTIONS
+    }
+
+    /// The leader's id, unless it has been silent for too long.
+    fn heard_leader(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader?;
+        let silence = if leader != metrics.id {
+            self.contact.silence()
+        } else if metrics.membership_config.membership().voter_ids().count() == 1 {
+            Some(Duration::ZERO)
+        } else {
+            // None yet: the vote of the quorum was just now.
+            let acked = metrics.last_quorum_acked;
+            Some(acked.map_or(Duration::ZERO, |acked| acked.elapsed()))
+        };
+        let limit = self.silence_max();
+        silence
+            .is_some_and(|silence| silence < limit)
+            .then_some(leader)
+    }
+
     /// The members as the effective membership has them, nobody asked.
-    fn known_members(&self) -> Vec<MemberStatus> {
+    pub(crate) fn known_members(&self) -> Vec<MemberStatus> {
+        let leader = self.heard_leader();
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let config = metrics.membership_config.membership();
@@ -152,14 +224,14 @@ impl Inner {
             raft_addr: member.raft_addr.clone(),
             http_addr: member.http_addr.clone(),
             voter: voters.contains(id),
-            leader: metrics.current_leader == Some(*id),
+            leader: leader == Some(*id),
             ..MemberStatus::default()
         };
         config.nodes().map(describe).collect()
     }
 
     /// Asks a member whether it is there.
-    async fn contact(&self, mut member: MemberStatus, timeout: Duration) -> MemberStatus {
+    pub(crate) async fn ask(&self, mut member: MemberStatus, timeout: Duration) -> MemberStatus {
         let begun = Instant::now();
         if member.raft_id == self.membership.raft_id() {
             member.reachable = true;
@@ -193,3 +265,6 @@ impl Inner {
         member
     }
 }
+
+/// A busy machine may not run a node for some heartbeats; elections take one or two time-outs.
+const SILENT_ELECTIONS: u32 = 4;

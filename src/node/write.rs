@@ -19,13 +19,13 @@ use super::stages::Stage;
 use crate::raft::LeaderId;
 use crate::sqlite::{Reply, Request, SqlCommit, Value, Writer};
 
-/// A write that waits for its group.
+/// Requests that wait for their group, which they do not leave: mostly one.
 pub(crate) struct QueuedWrite {
-    request: Request,
+    requests: Vec<Request>,
     bytes: usize,
     claim: Arc<AtomicU8>,
-    done: oneshot::Sender<Result<Written, NotLed>>,
-    _room: OwnedSemaphorePermit,
+    /// One for each request.
+    waiters: Vec<Waiter>,
 }
 
 /// The answer to one write of a group.
@@ -54,45 +54,69 @@ impl WriteQueue {
 
     /// Queues a write and waits for its answer. Refused at once if too much is queued already.
     pub(crate) async fn write(&self, write: WriteRequest) -> Result<(Reply, Option<u64>), NotLed> {
-        let bytes = weight(&write.request);
+        let mut written = self.write_all(vec![write.request], write.timeout).await?;
+        let missing = || Some(Refusal::NotCommitted("it was not run".to_owned()));
+        written.pop().ok_or_else(missing)?
+    }
+
+    /// Queues writes that are run in this order and in one group, each by itself, and waits for
+    /// their answers.
+    pub(crate) async fn write_all(
+        &self,
+        requests: Vec<Request>,
+        timeout: Duration,
+    ) -> Result<Vec<Result<(Reply, Option<u64>), NotLed>>, NotLed> {
+        let bytes = requests.iter().map(weight).sum::<usize>();
         let permits = u32::try_from(bytes.min(QUEUE_BYTES_MAX)).expect("capped by the queue");
         let room = Arc::clone(&self.room).try_acquire_many_owned(permits);
         let Ok(room) = room else {
             let why = format!("more than {} MiB are queued", QUEUE_BYTES_MAX >> 20);
             return Err(Some(Refusal::Overloaded(why)));
         };
-        let (done, answer) = oneshot::channel();
+        let room = Arc::new(room);
+        let waiter = |_: &Request| {
+            let (done, answer) = oneshot::channel();
+            let _room = Some(Arc::clone(&room));
+            (Waiter { done, _room }, answer)
+        };
+        let (waiters, answers): (Vec<_>, Vec<_>) = requests.iter().map(waiter).unzip();
         let claim = Arc::new(AtomicU8::new(WAITING));
         let queued = QueuedWrite {
-            request: write.request,
+            requests,
             bytes,
             claim: Arc::clone(&claim),
-            done,
-            _room: room,
+            waiters,
         };
         if self.queue.send(queued).is_err() {
             return Err(Some(Refusal::NotCommitted(
                 "this node is shutting down".to_owned(),
             )));
         }
-        match tokio::time::timeout(write.timeout, answer).await {
-            Ok(Ok(written)) => written.map(|written| (written.reply, written.raft_index)),
-            Ok(Err(_)) if withdraw(&claim) => {
-                let why = "the node is shutting down".to_owned();
-                Err(Some(Refusal::NotCommitted(why)))
-            }
-            Ok(Err(_)) => Err(Some(Refusal::Unknown(
-                "the node stopped meanwhile".to_owned(),
-            ))),
-            Err(_) if withdraw(&claim) => {
-                let why = format!("it waited in the queue for {:?}", write.timeout);
-                Err(Some(Refusal::NotCommitted(why)))
-            }
-            Err(_) => {
-                let why = format!("the quorum did not answer within {:?}", write.timeout);
-                Err(Some(Refusal::Unknown(why)))
-            }
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut written = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let answer = tokio::time::timeout_at(deadline, answer).await;
+            written.push(match answer {
+                Ok(Ok(written)) => written.map(|written| (written.reply, written.raft_index)),
+                Ok(Err(_)) if withdraw(&claim) => {
+                    let why = "the node is shutting down".to_owned();
+                    Err(Some(Refusal::NotCommitted(why)))
+                }
+                Ok(Err(_)) => Err(Some(Refusal::Unknown(
+                    "the node stopped meanwhile".to_owned(),
+                ))),
+                // Withdrawn as a whole: the others will not be run either.
+                Err(_) if withdraw(&claim) => {
+                    let why = format!("it waited in the queue for {timeout:?}");
+                    return Err(Some(Refusal::NotCommitted(why)));
+                }
+                Err(_) => {
+                    let why = format!("the quorum did not answer within {timeout:?}");
+                    Err(Some(Refusal::Unknown(why)))
+                }
+            });
         }
+        Ok(written)
     }
 }
 
@@ -114,7 +138,10 @@ pub(crate) async fn run_groups(inner: Arc<Inner>, mut queue: mpsc::UnboundedRece
         }
         match inner.leading() {
             Some(leader) => run_group(&inner, leader, group).await,
-            None => answer_all(group, || Err(None)),
+            None => answer(
+                group.into_iter().flat_map(|write| write.waiters).collect(),
+                || Err(None),
+            ),
         }
     }
 }
@@ -127,17 +154,18 @@ fn fill(
     queue: &mut mpsc::UnboundedReceiver<QueuedWrite>,
     left_over: &mut Option<QueuedWrite>,
 ) {
-    let mut bytes = 0;
+    let (mut bytes, mut requests) = (0, 0);
     let mut next = Some(first);
     while let Some(write) = next {
-        let alone = Writer::runs_alone(&write.request);
-        let full = group.len() >= GROUP_REQUESTS_MAX || bytes + write.bytes > GROUP_BYTES_MAX;
+        let alone = write.requests.iter().any(Writer::runs_alone);
+        let full = requests >= GROUP_REQUESTS_MAX || bytes + write.bytes > GROUP_BYTES_MAX;
         if !group.is_empty() && (alone || full) {
             *left_over = Some(write);
             return;
         }
         if claim(&write.claim) {
             bytes += write.bytes;
+            requests += write.requests.len();
             group.push(write);
             if alone {
                 return;
@@ -148,19 +176,12 @@ fn fill(
 }
 
 async fn run_group(inner: &Arc<Inner>, leader: LeaderId, group: Vec<QueuedWrite>) {
-    inner.stages.add(Stage::Grouped, group.len() as u64);
-    let (mut requests, mut waiters): (Vec<_>, Vec<_>) = group
-        .into_iter()
-        .map(|write| {
-            (
-                write.request,
-                Waiter {
-                    done: write.done,
-                    _room: Some(write._room),
-                },
-            )
-        })
-        .unzip();
+    let (mut requests, mut waiters) = (Vec::new(), Vec::new());
+    for write in group {
+        requests.extend(write.requests);
+        waiters.extend(write.waiters);
+    }
+    inner.stages.add(Stage::Grouped, requests.len() as u64);
     while !requests.is_empty() {
         let end = run_transaction(inner, leader, requests, &mut waiters).await;
         requests = match end {
@@ -316,7 +337,7 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
 
 struct Waiter {
     done: oneshot::Sender<Result<Written, NotLed>>,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Clients that went away are no reason to stop, so failed sends are ignored below.
@@ -329,12 +350,6 @@ fn deliver(waiters: Vec<Waiter>, replies: Vec<Reply>, raft_index: Option<u64>) {
 fn answer(waiters: Vec<Waiter>, answer: impl Fn() -> Result<Written, NotLed>) {
     for waiter in waiters {
         let _ = waiter.done.send(answer());
-    }
-}
-
-fn answer_all(group: Vec<QueuedWrite>, answer: impl Fn() -> Result<Written, NotLed>) {
-    for write in group {
-        let _ = write.done.send(answer());
     }
 }
 

@@ -61,7 +61,7 @@ impl Extensions {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let name = |path: &PathBuf| {
-            let name = path.file_name().map(Path::new).unwrap_or(path);
+            let name = path.file_name().map_or(path.as_path(), Path::new);
             name.display().to_string()
         };
         self.files.iter().map(name).collect()

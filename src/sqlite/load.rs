@@ -1,10 +1,9 @@
-//! Loads: a whole database, or a long SQL text, in place of a group of requests.
+//! Loads: a whole database in place of a group of requests.
 
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
 use super::counters::CounterTracker;
@@ -12,8 +11,7 @@ use super::extensions::Extensions;
 use super::private::{self, Origin};
 use super::raw::Failure;
 use super::statement;
-use super::tokens::{Token, Tokens};
-use super::values::{Reply, Request};
+use super::values::Reply;
 use super::writer::{GroupEnd, SqlCommit, Writer};
 
 /// Copying pages takes as long as the disk needs, and nothing in it runs the SQL of the file.
@@ -47,43 +45,6 @@ impl Writer {
             sql_commit,
         }
     }
-
-    /// Runs a request that is a script, such as a dump. If it begins by switching foreign keys off,
-    /// as dumps do because their tables are in no particular order, they are off until its end.
-    pub fn run_script(&mut self, connection: &Connection, request: &Request) -> GroupEnd {
-        let is_relaxed = self.executor.foreign_keys()
-            && request
-                .statements
-                .first()
-                .is_some_and(|statement| begins_without_foreign_keys(&statement.sql));
-        if !is_relaxed {
-            return self.run(connection, std::slice::from_ref(request));
-        }
-        if let Err(failure) = self.enforce_foreign_keys(connection, false) {
-            return refused(failure);
-        }
-        let end = self.run(connection, std::slice::from_ref(request));
-        self.enforce_foreign_keys(connection, true)
-            .expect("SQLite only sets a flag that it has accepted before");
-        end
-    }
-
-    fn enforce_foreign_keys(&self, connection: &Connection, is_on: bool) -> Result<(), Failure> {
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, is_on)?;
-        self.executor.set_foreign_keys(is_on);
-        Ok(())
-    }
-}
-
-fn refused(failure: Failure) -> GroupEnd {
-    let reply = Reply {
-        outcomes: Vec::new(),
-        error: Some(failure.message),
-    };
-    GroupEnd {
-        replies: vec![reply],
-        sql_commit: SqlCommit::Done,
-    }
 }
 
 /// The pages go through the writing connection's pager, so that the shim captures them like those
@@ -101,18 +62,4 @@ fn copy(source: &Path, connection: &mut Connection) -> Result<(), Failure> {
             format!("the database cannot be replaced now ({other:?}); nothing was changed"),
         )),
     }
-}
-
-/// Whether a text begins with `PRAGMA foreign_keys=OFF`, in any of its spellings.
-fn begins_without_foreign_keys(sql: &str) -> bool {
-    let mut tokens = Tokens::new(sql);
-    let mut word = || match tokens.next() {
-        Some(Token::Word(word) | Token::Quoted(word)) => word.to_ascii_lowercase(),
-        Some(Token::Symbol(b'=')) => "=".to_owned(),
-        _ => String::new(),
-    };
-    word() == "pragma"
-        && word() == "foreign_keys"
-        && word() == "="
-        && matches!(word().as_str(), "off" | "0" | "no" | "false")
 }

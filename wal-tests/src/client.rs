@@ -108,6 +108,8 @@ impl Client {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_idle_connections(0)
+            // What this node answers, not what another one does.
+            .max_redirects(0)
             .timeout_global(Some(timeout + Duration::from_secs(1)))
             .timeout_connect(Some(Duration::from_secs(1)))
             .build();

@@ -222,3 +222,34 @@ fn a_changed_file_counts_and_a_damaged_one_does_not() {
     assert_eq!(log.matches("was not read again").count(), 1, "{log}");
     cluster.assert_healthy_logs();
 }
+
+#[test]
+fn the_warning_at_start_says_what_is_true() {
+    let open = UsersFile::new(&json!([{"username": "*", "perms": ["all"]}]));
+    let closed = UsersFile::new(&json!([watchable(), user("bob", &["all"])]));
+    for (file, expected) in [
+        (&open, "HTTP is neither encrypted nor authenticated"),
+        (
+            &closed,
+            "HTTP is not encrypted; passwords and data can be read",
+        ),
+    ] {
+        let mut cluster = ProcessCluster::prepare(1, &Formation::Join, &["-auth", file.text()]);
+        let address = cluster.address(0).to_owned();
+        let arguments = cluster.arguments(0);
+        let flag = arguments
+            .iter()
+            .position(|flag| flag == "-http-addr")
+            .unwrap();
+        arguments[flag + 1] = address.replace("127.0.0.1", "0.0.0.0");
+        arguments.splice(0..0, ["-http-adv-addr".to_owned(), address]);
+        cluster.start_all(&Formation::Join);
+        let log = cluster.log_text(0);
+        let warnings: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains(" HTTP is "))
+            .collect();
+        assert_eq!(warnings.len(), 1, "{log}");
+        assert!(warnings[0].contains(expected), "{}", warnings[0]);
+    }
+}

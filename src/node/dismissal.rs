@@ -1,0 +1,157 @@
+//! The leader's side of removing a member.
+//!
+//! A voter becomes a learner first, and is removed when it had the time to know: a node that
+//! believes to have a vote would ask for the others' for ever. It would not get them (they ask
+//! before they raise a term, and hold on to a leader that they hear), so one that is down or cut
+//! off cannot disturb either when it comes back.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver as _;
+
+use super::Raft;
+use super::admission::{change, membership};
+use super::api::Refusal;
+use super::errand::Report;
+use super::running::Inner;
+use crate::raft::Membership;
+
+impl Inner {
+    /// Removes the members of this name. Goes on when the asker gives up.
+    pub(crate) async fn dismiss(
+        self: &Arc<Self>,
+        name: String,
+        force: bool,
+        timeout: Duration,
+    ) -> Report {
+        let deadline = Instant::now() + timeout;
+        if !self.raft.is_leader() {
+            return Report::NotLeader;
+        }
+        let me = self.membership.raft_id();
+        let config = membership(&self.raft);
+        let own = config.get_node(&me).is_some_and(|node| node.name == name);
+        if own {
+            if let Err(why) = self.check_majority(&config, me, force).await {
+                return Report::Impossible(why);
+            }
+            return match self.step_down(None, true, timeout).await {
+                // Whoever leads now does the rest.
+                Report::Done => Report::NotLeader,
+                other => other,
+            };
+        }
+        let inner = Arc::clone(self);
+        let removal = tokio::spawn(async move { inner.remove(&name, force).await });
+        let left = deadline.saturating_duration_since(Instant::now());
+        match tokio::time::timeout(left, removal).await {
+            Ok(Ok(report)) => report,
+            Ok(Err(error)) => Report::Impossible(error.to_string()),
+            Err(_) => {
+                let why = "too few nodes have agreed to the removal so far; it goes on";
+                Report::Refused(Refusal::TimedOut(why.to_owned()))
+            }
+        }
+    }
+
+    async fn remove(self: &Arc<Self>, name: &str, force: bool) -> Report {
+        let _one = self.admission.changing.lock().await;
+        if !self.raft.is_leader() {
+            return Report::NotLeader;
+        }
+        let config = membership(&self.raft);
+        if config.get_joint_config().len() > 1 {
+            let why = "another change of the cluster is under way";
+            return Report::Refused(Refusal::NotCommitted(why.to_owned()));
+        }
+        let named = config.nodes().filter(|(_, node)| node.name == name);
+        for id in named.map(|(id, _)| *id).collect::<Vec<_>>() {
+            if let Err(why) = self.check_majority(&config, id, force).await {
+                return Report::Impossible(why);
+            }
+            if let Err(why) = self.let_go(&config, id).await {
+                let why = format!("{name} could not be removed: {why}");
+                return Report::Refused(Refusal::NotCommitted(why));
+            }
+            tracing::info!(name, "a node was removed from the cluster");
+        }
+        Report::Done
+    }
+
+    async fn let_go(&self, config: &Membership, id: u64) -> Result<(), String> {
+        if config.voter_ids().any(|voter| voter == id) {
+            let demoted = ChangeMembers::RemoveVoters(BTreeSet::from([id]));
+            change(&self.raft, demoted, true).await?;
+            if self.answers(id) {
+                // As long as it takes a node that is well, and no error if it is not.
+                let told = told(&self.raft, id);
+                let _ = tokio::time::timeout(FAREWELL, told).await;
+            }
+        }
+        let removed = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+        change(&self.raft, removed, false).await
+    }
+
+    /// Whether those that answer are a majority of the voters that would remain. They are asked
+    /// now: one that answered a moment ago may be the reason why somebody tidies up.
+    async fn check_majority(
+        self: &Arc<Self>,
+        config: &Membership,
+        id: u64,
+        force: bool,
+    ) -> Result<(), String> {
+        let voters: BTreeSet<u64> = config.voter_ids().collect();
+        if !voters.contains(&id) {
+            return Ok(());
+        }
+        let mut rest = self.known_members();
+        rest.retain(|member| member.voter && member.raft_id != id);
+        if rest.is_empty() {
+            return Err("the last voter cannot be removed".to_owned());
+        }
+        if force {
+            return Ok(());
+        }
+        let voters = rest.len();
+        let asked: Vec<_> = rest
+            .into_iter()
+            .map(|member| {
+                let inner = Arc::clone(self);
+                tokio::spawn(async move { inner.ask(member, ASKED).await })
+            })
+            .collect();
+        let mut answering = 0;
+        for answer in asked {
+            let there = answer.await.is_ok_and(|member| member.reachable);
+            answering += usize::from(there);
+        }
+        if answering * 2 > voters {
+            return Ok(());
+        }
+        Err(format!(
+            "of the {voters} voters that would remain only {answering} can be reached, which is \
+             no majority: the cluster would stop; bring the others up first, or add \
+             \"force\":true"
+        ))
+    }
+}
+
+/// Waits until a node has all of our log, and with it the news that it has no vote any more.
+async fn told(raft: &Raft, id: u64) {
+    let mut metrics = raft.metrics();
+    let last = metrics.borrow_watched().last_log_index;
+    let has_all = metrics.wait_until(|metrics| {
+        let peers = metrics.replication.as_ref();
+        let matched = peers.and_then(|peers| peers.get(&id)).copied().flatten();
+        matched.map(|at| at.index) >= last
+    });
+    // An error means that Raft has stopped, which others notice.
+    let _ = has_all.await;
+}
+
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Far longer than a node that is well takes to answer.
+const ASKED: Duration = Duration::from_secs(2);
