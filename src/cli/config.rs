@@ -123,6 +123,7 @@ impl ServeConfig {
             } else {
                 flags.db_max_ro_conns
             },
+            heap_bytes_max: flags.db_max_heap,
             open_wait: flags.db_open_wait,
             checkpoint_wal_bytes: match flags.raft_snap_wal_size {
                 0 => u64::MAX,
@@ -245,6 +246,9 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
         })
     };
     within("http-max-body", flags.http_max_body as u64, 1024, 4 << 30)?;
+    if flags.db_max_heap != 0 {
+        within("db-max-heap", flags.db_max_heap, 16 << 20, 1 << 50)?;
+    }
     within(
         "db-max-ro-conns",
         flags.db_max_ro_conns as u64,

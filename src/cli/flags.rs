@@ -105,9 +105,13 @@ pub(crate) struct ServeFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
         default_missing_value = "true", value_parser = switch, value_name = "BOOL")]
     pub(crate) insecure_cluster: bool,
-    /// Read-only connections to the database, one thread each; 0: as many as allowed (256).
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    /// Read-only connections to the database at most, one thread each; 0: as many as allowed
+    /// (256). More than 4 are used only while slow queries occupy the others.
+    #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) db_max_ro_conns: usize,
+    /// Bytes of memory for SQLite, beyond which statements fail; 0: half of the machine's.
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub(crate) db_max_heap: u64,
     /// How long to wait at start for another process that has the database open.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = span)]
     pub(crate) db_open_wait: Duration,

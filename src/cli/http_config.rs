@@ -82,6 +82,8 @@ impl HttpConfig {
                 connections_max: flags.http_max_connections,
                 header_time_max: flags.http_header_timeout,
                 idle_time_max: flags.http_idle_timeout,
+                response_bytes_max: flags.http_max_response,
+                timeout_max: flags.http_max_timeout,
                 ..HttpOptions::default()
             },
         })
@@ -211,6 +213,9 @@ fn check_limits(flags: &HttpFlags, body_bytes_max: usize) -> Result<(), ConfigEr
             return refuse(flag, "must be 100ms to 24h".to_owned());
         }
     }
+    if !(Duration::from_millis(1)..=TIMEOUT_LIMIT).contains(&flags.http_max_timeout) {
+        return refuse("http-max-timeout", "must be 1ms to 8760h".to_owned());
+    }
     let bounds = [
         (
             "http-max-connections",
@@ -233,6 +238,9 @@ fn check_limits(flags: &HttpFlags, body_bytes_max: usize) -> Result<(), ConfigEr
     }
     Ok(())
 }
+
+/// A year.
+const TIMEOUT_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// More than any password.
 const PASSWORD_BYTES_MAX: u64 = 4096;

@@ -58,7 +58,11 @@ pub(crate) struct HttpFlags {
     /// Bytes of all HTTP bodies held at a time; beyond it they are refused with 503.
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
     pub(crate) http_max_bodies: usize,
-    /// Bytes of the rows that one request may return; beyond it the statement fails.
+    /// Bytes of the rows that one request may return, and of the JSON that they become; beyond it
+    /// the statement fails.
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
     pub(crate) http_max_response: usize,
+    /// Longest `timeout` that a client is granted; when it has passed, its statements are ended.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = span)]
+    pub(crate) http_max_timeout: Duration,
 }

@@ -7,8 +7,8 @@
 //! | `qualify_columns` | flag | off | `table.column` for columns that come from a table |
 //! | `timings`, `pretty`, `associative` | flag | off | form of the answer |
 //! | `raft_index`, `blob_array` | flag | off | form of the answer |
-//! | `timeout` | duration | 30 s | how long the client waits |
-//! | `linearizable_timeout` | duration | 10 s | the same for linearizable reads |
+//! | `timeout` | duration | 30 s | how long the client waits; then its statements are ended |
+//! | `linearizable_timeout` | duration | 10 s | how long finding the leader may take |
 //! | `db_timeout` | duration | none | longest run of one statement; zero means none |
 //! | `freshness` | duration | none | longest time without the leader, for level `none` |
 //! | `freshness_strict` | flag | off | limits the age of the data by the same time as well |

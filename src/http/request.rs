@@ -40,6 +40,9 @@ pub enum RequestError {
     /// JSON, but not the array described above.
     #[error("invalid request")]
     Shape,
+    /// More values than the number given: statements, parameters, elements of arrays.
+    #[error("more than {0} values in one request; send several, and BLOBs as strings x'..'")]
+    TooMany(usize),
     /// A value that cannot be bound; Go's name for its type, or the number.
     #[error("unsupported type {0}")]
     Type(String),
@@ -66,12 +69,41 @@ pub fn plain_statement(body: &[u8]) -> Vec<Statement> {
 /// # Errors
 /// See [`RequestError`]. Nesting beyond 128 levels counts as invalid JSON.
 pub fn parse_statements(body: &[u8]) -> Result<Vec<Statement>, RequestError> {
+    if value_count(body) > VALUES_MAX {
+        return Err(RequestError::TooMany(VALUES_MAX));
+    }
     let elements = match first_value(body)? {
         Json::Array(elements) if elements.is_empty() => return Err(RequestError::NoStatements),
         Json::Array(elements) => elements,
         _ => return Err(RequestError::Shape),
     };
     elements.into_iter().map(statement).collect()
+}
+
+/// A value of two bytes of JSON takes a hundred in memory.
+const VALUES_MAX: usize = 1_000_000;
+
+/// How many values the first JSON value of a body holds, itself included, or a few more.
+fn value_count(body: &[u8]) -> usize {
+    let (mut count, mut depth) = (1, 0_usize);
+    let (mut in_string, mut is_escaped) = (false, false);
+    for &byte in body {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => {
+                depth += 1;
+                count += 1;
+            }
+            b',' => count += 1,
+            b']' | b'}' if depth <= 1 => break,
+            b']' | b'}' => depth -= 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 /// The first JSON value of a body. As in Go, a byte that is not valid UTF-8, and an escape for half

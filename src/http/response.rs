@@ -49,16 +49,37 @@ pub struct Envelope {
     pub form: Form,
 }
 
-/// Renders an answer.
+/// An answer is longer than this many bytes. What it answers has been done nevertheless.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "the answer is longer than {0} bytes, though the statements were run; select less, or raise the \
+     node's limit with -http-max-response"
+)]
+pub struct TooLong(pub usize);
+
+/// Renders an answer of any length.
 #[must_use]
 pub fn render(reply: &Reply, envelope: &Envelope) -> Vec<u8> {
+    render_within(reply, envelope, usize::MAX).expect("no text is longer than the memory")
+}
+
+/// Renders an answer of about this many bytes at most: a row is never cut, so its last value may
+/// exceed them.
+///
+/// # Errors
+/// [`TooLong`].
+pub fn render_within(
+    reply: &Reply,
+    envelope: &Envelope,
+    bytes_max: usize,
+) -> Result<Vec<u8>, TooLong> {
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(b"{\"results\":[");
     for (position, outcome) in reply.outcomes.iter().enumerate() {
         if position > 0 {
             out.push(b',');
         }
-        result(&mut out, outcome, envelope);
+        result(&mut out, outcome, envelope, bytes_max)?;
     }
     out.push(b']');
     if let Some(error) = reply.error.as_deref().filter(|error| !error.is_empty()) {
@@ -74,14 +95,19 @@ pub fn render(reply: &Reply, envelope: &Envelope) -> Vec<u8> {
         json::unsigned(&mut out, index);
     }
     out.push(b'}');
-    if envelope.form.pretty {
+    Ok(if envelope.form.pretty {
         json::indent(&out)
     } else {
         out
-    }
+    })
 }
 
-fn result(out: &mut Vec<u8>, outcome: &Outcome, envelope: &Envelope) {
+fn result(
+    out: &mut Vec<u8>,
+    outcome: &Outcome,
+    envelope: &Envelope,
+    bytes_max: usize,
+) -> Result<(), TooLong> {
     let form = &envelope.form;
     let mut fields = Fields::open(out);
     match &outcome.answer {
@@ -107,24 +133,31 @@ fn result(out: &mut Vec<u8>, outcome: &Outcome, envelope: &Envelope) {
             }
         }
         Answer::Rows(rows) if form.associative => {
-            associative(&mut fields, rows, form);
+            associative(&mut fields, rows, form, bytes_max)?;
             fields.time(outcome, form);
         }
         Answer::Rows(rows) => {
-            plain(&mut fields, rows, form);
+            plain(&mut fields, rows, form, bytes_max)?;
             fields.time(outcome, form);
         }
     }
     fields.close();
+    Ok(())
 }
 
 /// Columns, types and values as arrays.
-fn plain(fields: &mut Fields<'_>, rows: &Rows, form: &Form) {
+fn plain(
+    fields: &mut Fields<'_>,
+    rows: &Rows,
+    form: &Form,
+    bytes_max: usize,
+) -> Result<(), TooLong> {
     for (name, texts) in [("columns", &rows.columns), ("types", &rows.types)] {
         if !texts.is_empty() {
             sequence(fields.name(name), *b"[]", texts, |out, text| {
                 json::string(out, text);
-            });
+                Ok(())
+            })?;
         }
     }
     if !rows.values.is_empty() {
@@ -132,15 +165,23 @@ fn plain(fields: &mut Fields<'_>, rows: &Rows, form: &Form) {
         sequence(fields.name("values"), *b"[]", &rows.values, |out, row| {
             let row = row.iter().enumerate();
             sequence(out, *b"[]", row, |out, (column, value)| {
+                within(out, bytes_max)?;
                 cells.write(out, column, value);
-            });
-        });
+                Ok(())
+            })
+        })?;
     }
+    Ok(())
 }
 
 /// Types as an object, rows as objects. Names are in byte order, as Go writes a map; of columns
 /// with the same name the last one wins.
-fn associative(fields: &mut Fields<'_>, rows: &Rows, form: &Form) {
+fn associative(
+    fields: &mut Fields<'_>,
+    rows: &Rows,
+    form: &Form,
+    bytes_max: usize,
+) -> Result<(), TooLong> {
     let mut order: Vec<usize> = (0..rows.columns.len()).collect();
     order.sort_by(|&a, &b| rows.columns[a].cmp(&rows.columns[b]).then(b.cmp(&a)));
     order.dedup_by(|later, kept| rows.columns[*later] == rows.columns[*kept]);
@@ -162,16 +203,27 @@ fn associative(fields: &mut Fields<'_>, rows: &Rows, form: &Form) {
             |out, (column, name)| {
                 out.extend_from_slice(name);
                 json::string(out, rows.types.get(*column).map_or("", String::as_str));
+                Ok(())
             },
-        );
+        )?;
     }
     let cells = Cells::new(rows, form.blob_array);
     sequence(fields.name("rows"), *b"[]", &rows.values, |out, row| {
         sequence(out, *b"{}", &names, |out, (column, name)| {
+            within(out, bytes_max)?;
             out.extend_from_slice(name);
             cells.write(out, *column, row.get(*column).unwrap_or(&Value::Null));
-        });
-    });
+            Ok(())
+        })
+    })
+}
+
+/// Fails once an answer is too long.
+fn within(out: &[u8], bytes_max: usize) -> Result<(), TooLong> {
+    if out.len() > bytes_max {
+        return Err(TooLong(bytes_max));
+    }
+    Ok(())
 }
 
 /// Writes items with commas between them, enclosed in `brackets`.
@@ -179,16 +231,17 @@ fn sequence<T>(
     out: &mut Vec<u8>,
     brackets: [u8; 2],
     items: impl IntoIterator<Item = T>,
-    mut write: impl FnMut(&mut Vec<u8>, T),
-) {
+    mut write: impl FnMut(&mut Vec<u8>, T) -> Result<(), TooLong>,
+) -> Result<(), TooLong> {
     out.push(brackets[0]);
     for (position, item) in items.into_iter().enumerate() {
         if position > 0 {
             out.push(b',');
         }
-        write(out, item);
+        write(out, item)?;
     }
     out.push(brackets[1]);
+    Ok(())
 }
 
 /// An object under construction, whose fields appear in the order in which they are named.

@@ -50,8 +50,12 @@ pub struct HttpOptions {
     pub idle_time_max: Duration,
     /// How queued writes are batched.
     pub queue: QueueOptions,
+    /// The longest answer to statements in bytes.
+    pub response_bytes_max: usize,
     /// How long calls under way may take to finish once the server is told to stop.
     pub stop_time_max: Duration,
+    /// The longest `timeout` that a client is granted; a longer one is cut to it.
+    pub timeout_max: Duration,
     /// Certificate and demands on clients; `None`: no TLS.
     pub tls: Option<Arc<Tls>>,
     /// The users whose file is to be looked after. Who may do what is the node's to say.
@@ -72,7 +76,9 @@ impl Default for HttpOptions {
             header_time_max: Duration::from_secs(5),
             idle_time_max: Duration::from_secs(120),
             queue: QueueOptions::default(),
+            response_bytes_max: 256 * 1024 * 1024,
             stop_time_max: Duration::from_secs(10),
+            timeout_max: Duration::from_secs(60 * 60),
             tls: None,
             users: None,
             write_pause_max: Duration::from_secs(120),

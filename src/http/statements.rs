@@ -20,7 +20,7 @@ use super::queued;
 use super::redirect;
 use super::refusal;
 use super::request::{self, RequestError};
-use super::response::{self, Envelope, Form};
+use super::response::{self, Envelope, Form, TooLong};
 use super::server::Server;
 
 const SERVED_BY: HeaderName = HeaderName::from_static("x-rqlite-served-by");
@@ -92,8 +92,11 @@ pub(super) async fn answer(
     }
     let served_by = HeaderValue::from_str(&served.served_by);
     let failed = served.reply.error.is_some();
-    let body = rendered(served.reply, envelope).await;
-    let mut response = refusal::json(StatusCode::OK, body);
+    let mut response =
+        match rendered(served.reply, envelope, server.options.response_bytes_max).await {
+            Ok(body) => refusal::json(StatusCode::OK, body),
+            Err(error) => refusal::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        };
     // rqlite names the node only where statements were run.
     if let (false, Ok(served_by)) = (failed, served_by) {
         response.headers_mut().insert(SERVED_BY, served_by);
@@ -180,7 +183,8 @@ async fn serve(
     request: Request,
     caller: Option<Credentials>,
 ) -> Result<Served, Refusal> {
-    let (shape, timeout) = (request.shape, parameters.timeout);
+    let shape = request.shape;
+    let timeout = parameters.timeout.min(server.options.timeout_max);
     if shape == Shape::Execute {
         let write = WriteRequest {
             caller,
@@ -188,15 +192,10 @@ async fn serve(
         };
         return server.node.execute(write).await;
     }
-    // A request with writes waits for its commit, whatever the level of its reads.
-    let timeout = if level == Level::Linearizable && shape == Shape::Query {
-        timeout.min(parameters.linearizable_timeout)
-    } else {
-        timeout
-    };
     let read = ReadRequest {
         caller,
         freshness: parameters.freshness,
+        confirm_timeout: (level == Level::Linearizable).then_some(parameters.linearizable_timeout),
         ..ReadRequest::new(request, level, timeout)
     };
     if shape == Shape::Query {
@@ -206,7 +205,7 @@ async fn serve(
     }
 }
 
-async fn rendered(reply: Reply, envelope: Envelope) -> Vec<u8> {
+async fn rendered(reply: Reply, envelope: Envelope, bytes_max: usize) -> Result<Vec<u8>, TooLong> {
     let values: usize = reply
         .outcomes
         .iter()
@@ -216,9 +215,10 @@ async fn rendered(reply: Reply, envelope: Envelope) -> Vec<u8> {
         })
         .fold(0, usize::saturating_add);
     if values <= INLINE_VALUES_MAX {
-        return response::render(&reply, &envelope);
+        return response::render_within(&reply, &envelope, bytes_max);
     }
-    let rendering = tokio::task::spawn_blocking(move || response::render(&reply, &envelope));
+    let rendering =
+        tokio::task::spawn_blocking(move || response::render_within(&reply, &envelope, bytes_max));
     rendering
         .await
         .expect("rendering does not panic, and is not cancelled while it is awaited")

@@ -52,8 +52,10 @@ pub struct ReadRequest {
     pub request: Request,
     /// The guarantee asked for.
     pub level: Level,
-    /// How long the client is willing to wait.
+    /// How long the client is willing to wait; then the statements are ended.
     pub timeout: Duration,
+    /// How long it may take to find a leader that is confirmed, if less than that.
+    pub confirm_timeout: Option<Duration>,
     /// On whose behalf; asked again by the authority of the node that executes it.
     pub caller: Option<Credentials>,
     /// How old the data may be; only for [`Level::None`], and not on the leader.
@@ -77,6 +79,7 @@ impl ReadRequest {
             request,
             level,
             timeout,
+            confirm_timeout: None,
             caller: None,
             freshness: None,
         }

@@ -1,7 +1,7 @@
 //! What SQLite says about itself, asked over the node's own connections: opening the file anew
 //! would cost the process its locks on it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::running::Node;
 use crate::sqlite::{
@@ -47,8 +47,8 @@ impl Node {
             statement_time_max: None,
             qualify_columns: false,
         };
-        let asked = tokio::time::timeout(PATIENCE, inner.read(request)).await;
-        let (Ok(Ok(reply)), Some(writer)) = (asked, inner.watches.pragmas.get()) else {
+        let asked = inner.read(request, Instant::now() + PATIENCE).await;
+        let (Ok(reply), Some(writer)) = (asked, inner.watches.pragmas.get()) else {
             return facts;
         };
         facts.writer.clone_from(writer);

@@ -15,7 +15,7 @@
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
-//! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
+//! | `identity`, `membership`, `admission`, `recovery`, `memory` | who this node is, how it starts |
 //! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
 //! | `health`, `notices` | what is wrong, what an operator is told |
 //! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
@@ -54,6 +54,7 @@ mod join_gate;
 mod load;
 mod manifest;
 mod membership;
+mod memory;
 mod network;
 mod notices;
 mod open;

@@ -25,6 +25,7 @@ use super::health::Health;
 use super::identity::{Identity, random_u64};
 use super::join_gate::JoinGate;
 use super::membership::{Membership, Search, Settled};
+use super::memory;
 use super::network::Network;
 use super::options::NodeOptions;
 use super::outlets::{Outlets, Watches};
@@ -40,7 +41,7 @@ use super::tasks;
 use super::write::{WriteQueue, run_groups};
 use crate::raft::Member;
 use crate::sqlite::{
-    DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version,
+    DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version, limit_heap,
 };
 use crate::transport::{ClusterKey, Endpoint, EndpointOptions, Security};
 use crate::wal::ClusterId;
@@ -306,15 +307,19 @@ impl Assembly {
         from: Recovered,
     ) -> Result<(Arc<Owner>, Watches), Error> {
         let options = &self.options;
-        let limits = Limits {
-            result_bytes_max: options.result_bytes_max,
-            ..Limits::default()
-        };
         let recorded = from.recorded.map(|applied| Recorded {
             applied,
             membership: from.membership,
         });
         let (outlets, watches) = Outlets::new(recorded);
+        let limits = Limits {
+            result_bytes_max: options.result_bytes_max,
+            ..Limits::default()
+        };
+        limit_heap(match options.heap_bytes_max {
+            0 => memory::bytes().map_or(0, |bytes| bytes / 2),
+            bytes => bytes,
+        });
         let context = OwnerContext {
             database: DatabaseOptions {
                 spool_bytes_max: usize::try_from(options.spool_bytes_max).unwrap_or(usize::MAX),

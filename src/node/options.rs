@@ -31,8 +31,10 @@ pub struct NodeOptions {
     pub cluster_key: Option<PathBuf>,
     /// Whether to talk to peers on other machines without authentication.
     pub insecure_cluster: bool,
-    /// Threads that serve reads.
+    /// Threads that serve reads, at most.
     pub readers: usize,
+    /// Bytes that SQLite may allocate in this process; 0: half of the machine's memory.
+    pub heap_bytes_max: u64,
     /// How long to wait for another process to let go of the database file.
     pub open_wait: Duration,
     /// Bytes of SQLite's WAL that start a checkpoint.
@@ -86,6 +88,7 @@ impl NodeOptions {
             cluster_key: None,
             insecure_cluster: false,
             readers: READERS,
+            heap_bytes_max: 0,
             open_wait: Duration::from_secs(10),
             checkpoint_wal_bytes: CHECKPOINT_WAL_BYTES,
             checkpoint_entries: CHECKPOINT_ENTRIES,
@@ -131,8 +134,8 @@ impl NodeOptions {
     }
 }
 
-/// Read threads: SQLite reads are short, and more threads than cores only add switches.
-pub(super) const READERS: usize = 4;
+/// Read threads: most of them only run while slow queries occupy the others.
+pub(super) const READERS: usize = 64;
 
 /// 4 MiB: about a thousand pages, checkpointed within milliseconds.
 pub(super) const CHECKPOINT_WAL_BYTES: u64 = 4 << 20;

@@ -33,8 +33,8 @@ use crate::raft::StoredMembership;
 use crate::raft::codec::encode_membership;
 use crate::raft::log::Log;
 use crate::sqlite::{
-    self, Change, Database, DatabaseOptions, PageHashes, Readers, ReadersOptions, Redo, Reply,
-    Request, SqlCommit, StartLock, Writer, WriterOptions,
+    self, Change, Database, DatabaseOptions, Interest, PageHashes, Readers, ReadersOptions, Redo,
+    Reply, Request, SqlCommit, StartLock, Writer, WriterOptions,
 };
 use crate::wal::{DatabaseHash, Delta, PageNumber, Position};
 
@@ -60,6 +60,8 @@ pub(crate) enum Job {
     /// Run the requests as one transaction.
     Group {
         requests: Vec<Request>,
+        /// Who waits for them, in the same order; see [`Writer::run_while`].
+        interests: Vec<Interest>,
         ticket: Ticket,
         done: oneshot::Sender<Option<GroupEnd>>,
     },
@@ -251,10 +253,11 @@ impl OwnerThread {
         match job {
             Job::Group {
                 requests,
+                interests,
                 ticket,
                 done,
             } => {
-                let end = self.run_group(requests, ticket);
+                let end = self.run_group(requests, &interests, ticket);
                 self.publish_extent();
                 let _ = done.send(end);
                 self.checkpoint_when_due();
@@ -310,13 +313,19 @@ impl OwnerThread {
         Ok(())
     }
 
-    fn run_group(&mut self, mut requests: Vec<Request>, ticket: Ticket) -> Option<GroupEnd> {
+    fn run_group(
+        &mut self,
+        mut requests: Vec<Request>,
+        interests: &[Interest],
+        ticket: Ticket,
+    ) -> Option<GroupEnd> {
         let State::Open(open) = &mut self.state else {
             return None;
         };
         let is_stepwise = matches!(&requests[..], [request] if Writer::runs_alone(request));
         self.context.desk.open(ticket);
-        let end = open.writer.run(open.database.connection(), &requests);
+        let connection = open.database.connection();
+        let end = open.writer.run_while(connection, &requests, interests);
         let landed = self.context.desk.close();
         let rest = match end.sql_commit {
             SqlCommit::Done => requests.split_off(end.replies.len().min(requests.len())),

@@ -53,7 +53,7 @@ impl Inner {
                 Some(index)
             }
         };
-        let reply = self.read(request).await.map_err(Some)?;
+        let reply = self.read(request, deadline).await.map_err(Some)?;
         Ok(served(reply, raft_index, &self.options.http_adv_addr))
     }
 

@@ -30,7 +30,7 @@ use super::wire::{self, Call, Forward, Forwarded, kind};
 use super::write::{ROUTE_INTERVAL, WriteQueue, served};
 use crate::raft::log::Log;
 use crate::raft::{LeaderId, Member};
-use crate::sqlite::{Readers, Reply, Request};
+use crate::sqlite::{Interest, Readers, Reply, Request};
 use crate::transport::{Endpoint, Priority, TransportError};
 
 /// A request that this node does not lead: `None` means "route it again, nothing was done".
@@ -101,7 +101,7 @@ impl Node {
     ///
     /// See [`Refusal`]; only `Unknown` may have been committed.
     pub async fn execute(&self, write: WriteRequest) -> Result<Served, Refusal> {
-        self.routed(Call::Execute, write).await
+        self.routed(Call::Execute, write, None).await
     }
 
     /// Runs statements that only read.
@@ -113,7 +113,9 @@ impl Node {
         if read.level == Level::None {
             return self.inner()?.read_local(read).await;
         }
-        self.routed(Call::Query(read.level), read.into()).await
+        let confirm_timeout = read.confirm_timeout;
+        self.routed(Call::Query(read.level), read.into(), confirm_timeout)
+            .await
     }
 
     /// Runs any statements: through the log if one of them writes, else as a query.
@@ -124,12 +126,15 @@ impl Node {
     pub async fn request(&self, read: ReadRequest) -> Result<Served, Refusal> {
         if read.level == Level::None {
             let inner = self.inner()?;
-            if inner.is_read_only(&read.request).await? {
-                return inner.read_local(read).await;
+            let deadline = Instant::now() + read.timeout;
+            if inner.is_read_only(&read.request, deadline).await? {
+                let timeout = deadline.saturating_duration_since(Instant::now());
+                return inner.read_local(ReadRequest { timeout, ..read }).await;
             }
-            return self.routed(Call::Execute, read.into()).await;
+            return self.routed(Call::Execute, read.into(), None).await;
         }
-        self.routed(Call::Request(read.level), read.into()).await
+        self.routed(Call::Request(read.level), read.into(), None)
+            .await
     }
 
     /// Whether this node leads, and may execute.
@@ -192,13 +197,21 @@ impl Node {
     }
 
     /// Sends a request to the leader, here or elsewhere, and again while it is certain that nothing
-    /// was done with it, until the time is up.
-    async fn routed(&self, call: Call, write: WriteRequest) -> Result<Served, Refusal> {
-        let deadline = Instant::now() + write.timeout;
+    /// was done with it, until the time is up, or the shorter one for finding a leader.
+    async fn routed(
+        &self,
+        call: Call,
+        write: WriteRequest,
+        confirm_timeout: Option<Duration>,
+    ) -> Result<Served, Refusal> {
+        let start = Instant::now();
+        let deadline = start + write.timeout;
+        let confirm_deadline = start + confirm_timeout.unwrap_or(write.timeout);
         loop {
             let inner = self.inner()?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let now = Instant::now();
+            let left = deadline.saturating_duration_since(now);
+            if left.is_zero() || now >= confirm_deadline {
                 return Err(Refusal::LeaderNotFound);
             }
             let attempt = match inner.route() {
@@ -300,7 +313,13 @@ impl Inner {
         if self.leading().is_none() {
             return Err(None);
         }
-        if self.is_read_only(&read.request).await.map_err(Some)? {
+        let deadline = Instant::now() + read.timeout;
+        let is_read_only = self.is_read_only(&read.request, deadline).await;
+        let read = ReadRequest {
+            timeout: deadline.saturating_duration_since(Instant::now()),
+            ..read
+        };
+        if is_read_only.map_err(Some)? {
             return self.lead_read(read).await;
         }
         self.lead_write(read.into()).await
@@ -360,13 +379,14 @@ impl Inner {
 
     /// Runs statements on the local database, whatever its age unless that is limited.
     pub(crate) async fn read_local(&self, read: ReadRequest) -> Result<Served, Refusal> {
+        let deadline = Instant::now() + read.timeout;
         let reply = if read.freshness.is_some_and(|limit| self.is_stale(limit)) {
             Reply {
                 outcomes: Vec::new(),
                 error: Some("stale read".to_owned()),
             }
         } else {
-            self.read(read.request).await?
+            self.read(read.request, deadline).await?
         };
         Ok(served(reply, None, &self.options.http_adv_addr))
     }
@@ -381,29 +401,36 @@ impl Inner {
         !within(self.contact.silence()) || (limit.strict && !within(self.contact.age(applied)))
     }
 
-    pub(crate) async fn read(&self, request: Request) -> Result<Reply, Refusal> {
+    /// Runs a request on a reader. It ends there when this future is dropped, as when the client has
+    /// gone, and at the deadline.
+    pub(crate) async fn read(&self, request: Request, deadline: Instant) -> Result<Reply, Refusal> {
+        let interest = Interest::default();
+        let _waiting = interest.waiting();
         let (answer, reply) = tokio::sync::oneshot::channel();
         let done = Box::new(move |reply| drop(answer.send(reply)));
         self.readers()?
-            .submit(request, done)
+            .submit(request, interest, done)
             .map_err(|full| Refusal::Overloaded(full.to_string()))?;
-        reply
-            .await
-            .map_err(|_| Refusal::OutOfService("the readers have stopped".to_owned()))
+        by(deadline, reply).await
     }
 
-    pub(crate) async fn is_read_only(&self, request: &Request) -> Result<bool, Refusal> {
+    /// Whether a request only reads; ends as [`Self::read`] does.
+    pub(crate) async fn is_read_only(
+        &self,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<bool, Refusal> {
+        let interest = Interest::default();
+        let _waiting = interest.waiting();
         let (answer, verdict) = tokio::sync::oneshot::channel();
         let done = Box::new(move |_request, read_only| {
             // An asker that went away needs no answer.
             let _ = answer.send(read_only);
         });
         self.readers()?
-            .classify(request.clone(), done)
+            .classify(request.clone(), interest, done)
             .map_err(|full| Refusal::Overloaded(full.to_string()))?;
-        verdict
-            .await
-            .map_err(|_| Refusal::OutOfService("the readers have stopped".to_owned()))
+        by(deadline, verdict).await
     }
 
     fn readers(&self) -> Result<&Readers, Refusal> {
@@ -425,6 +452,17 @@ impl From<ReadRequest> for WriteRequest {
             timeout: read.timeout,
             caller: read.caller,
         }
+    }
+}
+
+/// What a reader answers by the deadline.
+async fn by<T>(deadline: Instant, answer: tokio::sync::oneshot::Receiver<T>) -> Result<T, Refusal> {
+    match tokio::time::timeout_at(deadline.into(), answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(Refusal::OutOfService("the readers have stopped".to_owned())),
+        Err(_) => Err(Refusal::TimedOut(
+            "the query was ended; allow it more time with the parameter `timeout`".to_owned(),
+        )),
     }
 }
 

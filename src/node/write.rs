@@ -5,7 +5,6 @@
 //! that arrived meanwhile.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -17,13 +16,14 @@ use super::proposer::Ticket;
 use super::running::{Inner, NotLed};
 use super::stages::Stage;
 use crate::raft::LeaderId;
-use crate::sqlite::{Reply, Request, SqlCommit, Value, Writer};
+use crate::sqlite::{Interest, Reply, Request, SqlCommit, Value, Writer};
 
 /// Requests that wait for their group, which they do not leave: mostly one.
 pub(crate) struct QueuedWrite {
     requests: Vec<Request>,
     bytes: usize,
-    claim: Arc<AtomicU8>,
+    /// In all of them together.
+    interest: Interest,
     /// One for each request.
     waiters: Vec<Waiter>,
 }
@@ -52,7 +52,8 @@ impl WriteQueue {
         )
     }
 
-    /// Queues a write and waits for its answer. Refused at once if too much is queued already.
+    /// Queues a write and waits for its answer. Refused at once if too much is queued already. Who
+    /// gives up waiting ends it, unless it may be committed already.
     pub(crate) async fn write(&self, write: WriteRequest) -> Result<(Reply, Option<u64>), NotLed> {
         let mut written = self.write_all(vec![write.request], write.timeout).await?;
         let missing = || Some(Refusal::NotCommitted("it was not run".to_owned()));
@@ -60,7 +61,7 @@ impl WriteQueue {
     }
 
     /// Queues writes that are run in this order and in one group, each by itself, and waits for
-    /// their answers.
+    /// their answers; given up together, too.
     pub(crate) async fn write_all(
         &self,
         requests: Vec<Request>,
@@ -74,17 +75,25 @@ impl WriteQueue {
             return Err(Some(Refusal::Overloaded(why)));
         };
         let room = Arc::new(room);
+        let interest = Interest::default();
+        // Also when the client goes away: then this future is dropped.
+        let _waiting = interest.waiting();
         let waiter = |_: &Request| {
             let (done, answer) = oneshot::channel();
             let _room = Some(Arc::clone(&room));
-            (Waiter { done, _room }, answer)
+            let interest = Some(interest.clone());
+            let waiter = Waiter {
+                done,
+                interest,
+                _room,
+            };
+            (waiter, answer)
         };
         let (waiters, answers): (Vec<_>, Vec<_>) = requests.iter().map(waiter).unzip();
-        let claim = Arc::new(AtomicU8::new(WAITING));
         let queued = QueuedWrite {
             requests,
             bytes,
-            claim: Arc::clone(&claim),
+            interest: interest.clone(),
             waiters,
         };
         if self.queue.send(queued).is_err() {
@@ -98,16 +107,16 @@ impl WriteQueue {
             let answer = tokio::time::timeout_at(deadline, answer).await;
             written.push(match answer {
                 Ok(Ok(written)) => written.map(|written| (written.reply, written.raft_index)),
-                Ok(Err(_)) if withdraw(&claim) => {
+                Ok(Err(_)) if interest.lose() => {
                     let why = "the node is shutting down".to_owned();
                     Err(Some(Refusal::NotCommitted(why)))
                 }
                 Ok(Err(_)) => Err(Some(Refusal::Unknown(
                     "the node stopped meanwhile".to_owned(),
                 ))),
-                // Withdrawn as a whole: the others will not be run either.
-                Err(_) if withdraw(&claim) => {
-                    let why = format!("it waited in the queue for {timeout:?}");
+                // Given up as a whole: the others will not be run either.
+                Err(_) if interest.lose() => {
+                    let why = format!("it was not finished within {timeout:?}");
                     return Err(Some(Refusal::NotCommitted(why)));
                 }
                 Err(_) => {
@@ -163,7 +172,7 @@ fn fill(
             *left_over = Some(write);
             return;
         }
-        if claim(&write.claim) {
+        if !write.interest.is_lost() {
             bytes += write.bytes;
             requests += write.requests.len();
             group.push(write);
@@ -216,8 +225,11 @@ async fn run_transaction(
     requests: Vec<Request>,
     waiters: &mut Vec<Waiter>,
 ) -> Result<Option<GroupEnd>, oneshot::error::RecvError> {
+    let interests = waiters.iter().map_while(|waiter| waiter.interest.clone());
+    let interests = interests.collect();
     run_job(inner, leader, waiters, |ticket, done| Job::Group {
         requests,
+        interests,
         ticket,
         done,
     })
@@ -257,7 +269,11 @@ pub(crate) async fn write_alone(
 ) -> Result<(Reply, Option<u64>), NotLed> {
     inner.stages.add(Stage::Grouped, 1);
     let (done, answered) = oneshot::channel();
-    let mut waiters = vec![Waiter { done, _room: None }];
+    let mut waiters = vec![Waiter {
+        done,
+        interest: None,
+        _room: None,
+    }];
     // A task of its own, because the client may go away while the flight goes on.
     let inner = Arc::clone(inner);
     tokio::spawn(async move {
@@ -337,6 +353,8 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
 
 struct Waiter {
     done: oneshot::Sender<Result<Written, NotLed>>,
+    /// `None`: it runs to its end whoever waits.
+    interest: Option<Interest>,
     _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
@@ -351,18 +369,6 @@ fn answer(waiters: Vec<Waiter>, answer: impl Fn() -> Result<Written, NotLed>) {
     for waiter in waiters {
         let _ = waiter.done.send(answer());
     }
-}
-
-fn claim(state: &AtomicU8) -> bool {
-    state
-        .compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire)
-        .is_ok()
-}
-
-fn withdraw(state: &AtomicU8) -> bool {
-    state
-        .compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire)
-        .is_ok()
 }
 
 /// What a request holds in memory, roughly.
@@ -391,10 +397,6 @@ pub(crate) fn served(reply: Reply, raft_index: Option<u64>, served_by: &str) -> 
 
 /// How long to sleep before a write is routed again when nobody leads.
 pub(crate) const ROUTE_INTERVAL: Duration = Duration::from_millis(10);
-
-const WAITING: u8 = 0;
-const TAKEN: u8 = 1;
-const WITHDRAWN: u8 = 2;
 
 /// Enough for thousands of clients; a group of this size takes SQLite about a millisecond.
 const GROUP_REQUESTS_MAX: usize = 1024;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rusqlite::ffi;
 
 use super::client_transaction::SPANNING;
+use super::interest::Interest;
 
 /// The answer to a write on a connection that only reads, in rqlite's words.
 pub(crate) const WRITE_IN_QUERY: &str = "attempt to change database via query operation";
@@ -65,6 +66,13 @@ pub(crate) enum SavepointAction {
     RollBackTo(String),
 }
 
+/// The times of the statement that runs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Clock {
+    started: Option<Instant>,
+    deadline: Option<Instant>,
+}
+
 /// Judges every action of a connection, and ends statements that run too long.
 #[derive(Debug)]
 pub(crate) struct Guard {
@@ -73,9 +81,14 @@ pub(crate) struct Guard {
     refusal: Mutex<Option<String>>,
     savepoint: Mutex<Option<SavepointAction>>,
     foreign_keys_asked: Mutex<Option<bool>>,
-    deadline: Mutex<Option<Instant>>,
+    clock: Mutex<Clock>,
     expired: AtomicBool,
     cancelled: Arc<AtomicBool>,
+    /// Of the request that runs; without one, somebody always waits.
+    interest: Mutex<Option<Interest>>,
+    /// After this time a statement lowers the priority of its thread.
+    give_way_after: Mutex<Option<Duration>>,
+    has_given_way: AtomicBool,
 }
 
 impl Guard {
@@ -87,9 +100,12 @@ impl Guard {
             refusal: Mutex::new(None),
             savepoint: Mutex::new(None),
             foreign_keys_asked: Mutex::new(None),
-            deadline: Mutex::new(None),
+            clock: Mutex::default(),
             expired: AtomicBool::new(false),
             cancelled,
+            interest: Mutex::new(None),
+            give_way_after: Mutex::new(None),
+            has_given_way: AtomicBool::new(false),
         })
     }
 
@@ -107,9 +123,23 @@ impl Guard {
         }
     }
 
+    /// Sets whose interest keeps the next statements running; `None`: they run whoever waits.
+    pub(crate) fn watch(&self, interest: Option<&Interest>) {
+        *lock(&self.interest) = interest.cloned();
+    }
+
+    /// Whether nobody waits any more for the request that runs.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        lock(&self.interest).as_ref().is_some_and(Interest::is_lost)
+    }
+
     /// Starts the clock for one statement and forgets what was refused before.
     pub(crate) fn start(&self, time_max: Option<Duration>) {
-        *lock(&self.deadline) = time_max.and_then(|time_max| Instant::now().checked_add(time_max));
+        let now = Instant::now();
+        *lock(&self.clock) = Clock {
+            started: Some(now),
+            deadline: time_max.and_then(|time_max| now.checked_add(time_max)),
+        };
         self.expired.store(false, Ordering::Relaxed);
         *lock(&self.refusal) = None;
         *lock(&self.foreign_keys_asked) = None;
@@ -117,7 +147,7 @@ impl Guard {
 
     /// Stops the clock, so that our own statements are not interrupted.
     pub(crate) fn stop(&self) {
-        *lock(&self.deadline) = None;
+        *lock(&self.clock) = Clock::default();
     }
 
     /// Whether the clock ran out since [`Self::start`].
@@ -146,11 +176,39 @@ impl Guard {
         if mode == Mode::Server {
             return false;
         }
-        let expired = lock(&self.deadline).is_some_and(|deadline| Instant::now() >= deadline);
+        let clock = *lock(&self.clock);
+        let now = Instant::now();
+        self.give_way_if_slow(clock.started, now);
+        let expired = clock.deadline.is_some_and(|deadline| now >= deadline);
         if expired {
             self.expired.store(true, Ordering::Relaxed);
         }
-        expired || self.cancelled.load(Ordering::Relaxed)
+        expired || self.cancelled.load(Ordering::Relaxed) || self.is_abandoned()
+    }
+
+    /// Has a statement that runs for longer than this lower the priority of its thread.
+    pub(crate) fn give_way_after(&self, time: Duration) {
+        *lock(&self.give_way_after) = Some(time);
+    }
+
+    /// Whether one did. The thread then should not go on to other statements.
+    pub(crate) fn has_given_way(&self) -> bool {
+        self.has_given_way.load(Ordering::Relaxed)
+    }
+
+    fn give_way_if_slow(&self, started: Option<Instant>, now: Instant) {
+        if self.has_given_way() {
+            return;
+        }
+        let (Some(after), Some(started)) = (*lock(&self.give_way_after), started) else {
+            return;
+        };
+        if now.duration_since(started) >= after {
+            self.has_given_way.store(true, Ordering::Relaxed);
+            // On Linux this is about the calling thread. If it is refused, nothing is lost but
+            // a courtesy.
+            let _ = rustix::process::setpriority_process(None, SLOW_PRIORITY);
+        }
     }
 
     /// The authorizer: whether the action is allowed. A refusal's reason is kept.
@@ -347,6 +405,8 @@ fn savepoint_action(action: &Action<'_>) -> Option<SavepointAction> {
         _ => None,
     }
 }
+/// The nice value of a thread with a slow query: about a tenth of the usual share.
+const SLOW_PRIORITY: i32 = 10;
 
 fn refuse_unless(allowed: bool, reason: &str) -> Result<(), String> {
     if allowed {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::authorizer::{Guard, Mode};
+use super::heap::Exempt;
 use super::raw::{Failure, Prepared};
 
 /// The statements that open and close transactions. Prepared once; SQLite compiles them again after
@@ -61,6 +62,7 @@ impl Control {
 
     /// Rolls back everything.
     pub(crate) fn rollback(&mut self) -> Result<(), Failure> {
+        let _exempt = Exempt::new();
         run(&self.guard, &mut self.rollback)
     }
 
@@ -81,6 +83,7 @@ impl Control {
 
     /// Ends the innermost savepoint and takes back what was done in it.
     pub(crate) fn undo_savepoint(&mut self) -> Result<(), Failure> {
+        let _exempt = Exempt::new();
         run(&self.guard, &mut self.rollback_to)?;
         run(&self.guard, &mut self.release)
     }

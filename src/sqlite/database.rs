@@ -12,6 +12,7 @@ use super::capture::{Frames, Limits};
 use super::checkpoint::{self, Backfill, Checkpoint};
 use super::error::Error;
 use super::facts;
+use super::heap::Exempt;
 use super::image::{Alive, Image, Source};
 use super::inject::{self, Change, failed};
 use super::page_hashes::PageHashes;
@@ -151,6 +152,7 @@ impl Database {
     /// and `Vfs` it must be closed and redone. `InTransaction` if the writing connection is at
     /// work.
     pub fn inject(&mut self, change: Change<'_, '_>) -> Result<(), Error> {
+        let _exempt = Exempt::new();
         self.expect_rest()?;
         inject::inject(&self.shim, change)
     }
@@ -185,6 +187,7 @@ impl Database {
     ///
     /// `Sqlite`, `Vfs`; `InTransaction`.
     pub fn checkpoint(&mut self, kind: Checkpoint) -> Result<Backfill, Error> {
+        let _exempt = Exempt::new();
         self.expect_rest()?;
         if self.with_source(|source| source.alive.any()) {
             let now = Backfill::now(self.shim.main)?;

@@ -26,7 +26,7 @@ impl Default for Limits {
         Self {
             sql_bytes_max: 64 << 20,
             value_bytes_max: 64 << 20,
-            pattern_bytes_max: 10_000,
+            pattern_bytes_max: 2000,
             expression_depth_max: 1000,
             result_bytes_max: 256 << 20,
         }
@@ -45,6 +45,8 @@ impl Limits {
                 self.pattern_bytes_max,
             ),
             (Limit::SQLITE_LIMIT_EXPR_DEPTH, self.expression_depth_max),
+            (Limit::SQLITE_LIMIT_FUNCTION_ARG, ARGUMENTS_MAX),
+            (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, TRIGGER_DEPTH_MAX),
             (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
         ] {
             connection.set_limit(limit, value)?;
@@ -52,3 +54,9 @@ impl Limits {
         Ok(())
     }
 }
+
+/// Each argument of a function may be worth a pass over a long value. SQLite's own limit until
+/// 2024.
+const ARGUMENTS_MAX: i32 = 127;
+/// Triggers that fire triggers are run recursively.
+const TRIGGER_DEPTH_MAX: i32 = 200;

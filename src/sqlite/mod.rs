@@ -21,6 +21,9 @@ mod control;
 mod counters;
 mod dump;
 mod extensions;
+mod functions;
+mod heap;
+mod interest;
 mod limits;
 mod load;
 mod parameters;
@@ -38,6 +41,8 @@ mod writer;
 
 pub use dump::{DumpError, dump};
 pub use extensions::{ExtensionError, Extensions};
+pub use heap::limit_heap;
+pub use interest::{Interest, Waiting};
 pub use limits::Limits;
 pub use private::{JournalMode, compact, set_journal_mode};
 pub use readers::{Full, Readers, ReadersOptions};

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, ffi};
 
 use super::authorizer::{Action, Guard, Verdict};
+use super::functions::Delegate;
 use super::values::Value;
 
 /// The progress handler is asked after about this many instructions of SQLite's virtual machine:
@@ -375,6 +376,131 @@ pub(crate) fn deferred_foreign_keys_open(connection: &Connection) -> bool {
     };
     code == ffi::SQLITE_OK && current != 0
 }
+
+/// Sets the most bytes that SQLite allocates in this process; 0: no limit.
+pub(crate) fn set_heap_limit(bytes: i64) {
+    // SAFETY: it takes a number and SQLite's own locks.
+    unsafe { ffi::sqlite3_hard_heap_limit64(bytes) };
+}
+
+/// Replaces one of SQLite's functions on this connection. (rusqlite's way to define one panics
+/// when SQLite is out of memory for an argument.)
+pub(crate) fn install_function(
+    connection: &Connection,
+    delegate: Box<Delegate>,
+) -> Result<(), Failure> {
+    let (name, count) = (delegate.name(), c_int::from(delegate.argument_count()));
+    let mut flags = ffi::SQLITE_UTF8 | ffi::SQLITE_DETERMINISTIC | ffi::SQLITE_INNOCUOUS;
+    if delegate.is_json() {
+        flags |= ffi::SQLITE_RESULT_SUBTYPE;
+    }
+    let context = Box::into_raw(delegate).cast::<c_void>();
+    // SAFETY: the connection is open and borrowed by this thread. SQLite owns the box from here on,
+    // and calls `release_delegate` when it is done with it, also if this call fails.
+    unsafe {
+        let database = connection.handle();
+        let code = ffi::sqlite3_create_function_v2(
+            database,
+            name.as_ptr(),
+            count,
+            flags,
+            context,
+            Some(delegated),
+            None,
+            None,
+            Some(release_delegate),
+        );
+        if code != ffi::SQLITE_OK {
+            return Err(Failure::last(database, code));
+        }
+    }
+    Ok(())
+}
+
+unsafe extern "C" fn release_delegate(context: *mut c_void) {
+    // SAFETY: the pointer came from `Box::into_raw` above; SQLite calls this once.
+    drop(unsafe { Box::from_raw(context.cast::<Delegate>()) });
+}
+
+unsafe extern "C" fn delegated(
+    context: *mut ffi::sqlite3_context,
+    count: c_int,
+    arguments: *mut *mut ffi::sqlite3_value,
+) {
+    // SAFETY: SQLite passes the delegate that was registered, on the thread of its connection and
+    // not again before this call has ended (its statement runs on another connection), and `count`
+    // arguments.
+    let (delegate, arguments) = unsafe {
+        (
+            &mut *ffi::sqlite3_user_data(context).cast::<Delegate>(),
+            std::slice::from_raw_parts(arguments, usize::try_from(count).unwrap_or(0)),
+        )
+    };
+    // SAFETY: the values are valid during this call. The length of a text or BLOB is there without
+    // a conversion, which would change the value.
+    let length = |number: usize| unsafe {
+        let Some(&value) = arguments.get(number) else {
+            return 0;
+        };
+        match ffi::sqlite3_value_type(value) {
+            ffi::SQLITE_TEXT | ffi::SQLITE_BLOB => {
+                u64::try_from(ffi::sqlite3_value_bytes(value)).unwrap_or(0)
+            }
+            _ => 0,
+        }
+    };
+    let is_json = delegate.is_json();
+    let result = match delegate.refuses(length(0), length(1)) {
+        Some(reason) => Err(Failure::new(ffi::SQLITE_TOOBIG, reason)),
+        None => delegate.statement().and_then(|prepared| {
+            // SAFETY: as above; the statement is live.
+            let result = unsafe { compute(context, prepared, arguments, is_json) };
+            prepared.reset();
+            result
+        }),
+    };
+    if let Err(failure) = result {
+        let length = c_int::try_from(failure.message.len()).unwrap_or(c_int::MAX);
+        // SAFETY: SQLite copies the text.
+        unsafe {
+            ffi::sqlite3_result_error(context, failure.message.as_ptr().cast(), length);
+            ffi::sqlite3_result_error_code(context, failure.code);
+        }
+    }
+}
+
+/// Hands the arguments to a statement, and its only value to the caller of a function.
+///
+/// # Safety
+/// `context` and `arguments` are those of a function call that has not ended.
+unsafe fn compute(
+    context: *mut ffi::sqlite3_context,
+    prepared: &mut Prepared,
+    arguments: &[*mut ffi::sqlite3_value],
+    is_json: bool,
+) -> Result<(), Failure> {
+    let statement = prepared.statement.as_ptr();
+    for (number, &value) in (1..).zip(arguments) {
+        // SAFETY: the statement is live; the value by the caller.
+        let code = unsafe { ffi::sqlite3_bind_value(statement, number, value) };
+        if code != ffi::SQLITE_OK {
+            return Err(prepared.failure(code));
+        }
+    }
+    if prepared.step()? {
+        // SAFETY: the statement has a row with one value, which SQLite copies.
+        unsafe {
+            ffi::sqlite3_result_value(context, ffi::sqlite3_column_value(statement, 0));
+            if is_json && ffi::sqlite3_column_type(statement, 0) == ffi::SQLITE_TEXT {
+                ffi::sqlite3_result_subtype(context, JSON_SUBTYPE);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What SQLite marks texts with that are JSON.
+const JSON_SUBTYPE: u32 = b'J' as u32;
 
 /// Makes `guard` the connection's authorizer and progress handler. Once per connection: setting an
 /// authorizer expires all prepared statements.

@@ -2,6 +2,12 @@
 //! VFS. Connections are opened when first needed: the database does not exist before the cluster
 //! has created it.
 //!
+//! A few threads are enough for short queries, and more would only add switches. But a query can
+//! take minutes, and as many of those as there are threads would keep everybody else out. So
+//! whenever nothing was taken from the queue for a moment another thread is started, up to a bound,
+//! and a query that has run for a while gives way to others: its thread asks the scheduler for a
+//! lower priority, and ends with it.
+//!
 //! SQLite alone opens and closes the file here. Doing so by other means would drop the process's
 //! locks on it (POSIX), and another process could then delete the WAL under us.
 
@@ -12,11 +18,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
 use super::authorizer::Guard;
 use super::extensions::Extensions;
+use super::interest::Interest;
 use super::limits::Limits;
 use super::statement::Executor;
 use super::tokens::{self, Keyword};
@@ -28,7 +36,8 @@ use super::writer::{SetupError, refused_as_a_whole, scope_of, set_up};
 pub struct ReadersOptions {
     /// The database file.
     pub path: PathBuf,
-    /// How many threads, each with a connection.
+    /// How many threads there may be, each with a connection; most of them only while slow
+    /// queries occupy the others.
     pub threads: usize,
     /// How many requests may wait for a thread.
     pub queue_max: usize,
@@ -56,7 +65,10 @@ pub struct Readers {
 struct Shared {
     options: ReadersOptions,
     queue: Mutex<Queue>,
+    /// Something is waiting in the queue, or the pool is closed.
     arrived: Condvar,
+    /// Something is waiting and no thread is idle, or the pool is closed.
+    crowded: Condvar,
     /// Ends running statements once the pool is closing.
     cancelled: Arc<AtomicBool>,
 }
@@ -65,15 +77,22 @@ struct Shared {
 struct Queue {
     jobs: VecDeque<Job>,
     is_closed: bool,
+    /// How many threads there are, and how many of them wait for a job.
+    threads: usize,
+    idle: usize,
+    /// How many jobs were taken so far.
+    taken: u64,
 }
 
 enum Job {
     Read {
         request: Request,
+        interest: Interest,
         done: Box<dyn FnOnce(Reply) + Send>,
     },
     Classify {
         request: Request,
+        interest: Interest,
         done: Box<dyn FnOnce(Request, bool) + Send>,
     },
 }
@@ -84,44 +103,103 @@ impl Readers {
     /// # Errors
     /// The operating system gives no thread.
     pub fn open(options: ReadersOptions) -> io::Result<Self> {
-        let count = options.threads.max(1);
+        let count = options.threads.clamp(1, THREADS_KEPT);
         let shared = Arc::new(Shared {
             options,
             queue: Mutex::default(),
             arrived: Condvar::new(),
+            crowded: Condvar::new(),
             cancelled: Arc::default(),
         });
         let readers = Self {
             shared,
             threads: Arc::default(),
         };
-        for number in 0..count {
-            let shared = Arc::clone(&readers.shared);
-            let thread = thread::Builder::new()
-                .name(format!("reader-{number}"))
-                .spawn(move || serve(&shared));
-            match thread {
-                Ok(thread) => lock(&readers.threads).push(thread),
-                Err(error) => {
-                    readers.close();
-                    return Err(error);
-                }
-            }
+        let started = (0..count).try_for_each(|_| readers.start_thread());
+        if let Err(error) = started.and_then(|()| readers.start_overseer()) {
+            readers.close();
+            return Err(error);
         }
         Ok(readers)
     }
 
+    /// Starts one more thread that serves.
+    fn start_thread(&self) -> io::Result<()> {
+        let readers = self.clone();
+        lock(&self.shared.queue).threads += 1;
+        let thread = thread::Builder::new()
+            .name("reader".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                let end = serve(&readers.shared);
+                lock(&readers.shared.queue).threads -= 1;
+                if end == End::GaveWay
+                    && let Err(error) = readers.start_thread()
+                {
+                    // The overseer tries again when somebody has to wait for it.
+                    tracing::warn!(%error, "a thread for queries cannot be replaced");
+                }
+            });
+        if thread.is_err() {
+            lock(&self.shared.queue).threads -= 1;
+        }
+        let mut threads = lock(&self.threads);
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread?);
+        Ok(())
+    }
+
+    /// Starts the thread that sees to it that the queue moves on.
+    fn start_overseer(&self) -> io::Result<()> {
+        let readers = self.clone();
+        let overseer = thread::Builder::new()
+            .name("readers".to_owned())
+            .spawn(move || readers.oversee())?;
+        lock(&self.threads).push(overseer);
+        Ok(())
+    }
+
+    fn oversee(&self) {
+        let mut taken_before = None;
+        loop {
+            let mut queue = lock(&self.shared.queue);
+            while !queue.is_closed && queue.jobs.is_empty() {
+                taken_before = None;
+                queue = wait(&self.shared.crowded, queue);
+            }
+            if queue.is_closed {
+                return;
+            }
+            let stands_still = taken_before == Some(queue.taken);
+            let may_grow = queue.threads < self.shared.options.threads.max(1);
+            taken_before = Some(queue.taken);
+            drop(queue);
+            if stands_still && may_grow {
+                if let Err(error) = self.start_thread() {
+                    tracing::warn!(%error, "no further thread for queries can be started");
+                }
+            }
+            thread::sleep(STANDSTILL);
+        }
+    }
+
     /// Has `request` run as a query by one of the threads, which then calls `done` with the reply.
-    /// Whatever the request's shape, nothing is written.
+    /// Whatever the request's shape, nothing is written. It goes on for as long as there is
+    /// interest in it; without, `done` is dropped or gets a reply with an interruption in it.
     ///
     /// # Errors
     /// The queue is full.
     pub fn submit(
         &self,
         request: Request,
+        interest: Interest,
         done: Box<dyn FnOnce(Reply) + Send>,
     ) -> Result<(), Full> {
-        self.enqueue(Job::Read { request, done })
+        self.enqueue(Job::Read {
+            request,
+            interest,
+            done,
+        })
     }
 
     /// Calls `done` with the request and whether all of its statements only read
@@ -133,6 +211,7 @@ impl Readers {
     pub fn classify(
         &self,
         request: Request,
+        interest: Interest,
         done: Box<dyn FnOnce(Request, bool) + Send>,
     ) -> Result<(), Full> {
         let certainly_writes = |keyword| {
@@ -146,17 +225,28 @@ impl Readers {
             done(request, false);
             return Ok(());
         }
-        self.enqueue(Job::Classify { request, done })
+        self.enqueue(Job::Classify {
+            request,
+            interest,
+            done,
+        })
     }
 
     fn enqueue(&self, job: Job) -> Result<(), Full> {
         let mut queue = lock(&self.shared.queue);
+        if queue.jobs.len() >= self.shared.options.queue_max {
+            queue.jobs.retain(|job| !job.interest().is_lost());
+        }
         if queue.is_closed || queue.jobs.len() >= self.shared.options.queue_max {
             return Err(Full);
         }
         queue.jobs.push_back(job);
+        let is_crowded = queue.idle < queue.jobs.len();
         drop(queue);
         self.shared.arrived.notify_one();
+        if is_crowded {
+            self.shared.crowded.notify_one();
+        }
         Ok(())
     }
 
@@ -169,11 +259,18 @@ impl Readers {
         let waiting = std::mem::take(&mut queue.jobs);
         drop(queue);
         self.shared.arrived.notify_all();
+        self.shared.crowded.notify_all();
         drop(waiting);
-        let threads = std::mem::take(&mut *lock(&self.threads));
-        for thread in threads {
-            // A reader that panicked has nothing left to close.
-            let _ = thread.join();
+        // The overseer may be adding one right now: then it is found in the next round.
+        loop {
+            let threads = std::mem::take(&mut *lock(&self.threads));
+            if threads.is_empty() {
+                return;
+            }
+            for thread in threads {
+                // A reader that panicked has nothing left to close.
+                let _ = thread.join();
+            }
         }
     }
 }
@@ -194,10 +291,30 @@ struct Reader {
     result_bytes_max: usize,
 }
 
+impl Job {
+    fn interest(&self) -> &Interest {
+        match self {
+            Self::Read { interest, .. } | Self::Classify { interest, .. } => interest,
+        }
+    }
+}
+
+/// Why a thread ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum End {
+    /// It has a low priority now, which an unprivileged process cannot raise again.
+    GaveWay,
+    /// It is not needed.
+    Unneeded,
+}
+
 /// The body of a thread.
-fn serve(shared: &Shared) {
+fn serve(shared: &Shared) -> End {
     let mut reader: Option<Reader> = None;
     while let Some(job) = next_job(shared) {
+        if job.interest().is_lost() {
+            continue;
+        }
         // A transaction left open would show an old state to all later queries.
         if reader
             .as_ref()
@@ -214,29 +331,57 @@ fn serve(shared: &Shared) {
         }
         let Some(reader) = &mut reader else { continue };
         match job {
-            Job::Read { request, done } => done(reader.run(&request)),
-            Job::Classify { request, done } => {
+            Job::Read {
+                request,
+                interest,
+                done,
+            } => {
+                reader.executor.watch(Some(&interest));
+                let reply = reader.run(&request);
+                reader.executor.watch(None);
+                done(reply);
+            }
+            Job::Classify {
+                request,
+                interest,
+                done,
+            } => {
+                reader.executor.watch(Some(&interest));
                 let is_read_only = is_read_only(&reader.executor, &reader.connection, &request);
+                reader.executor.watch(None);
                 done(request, is_read_only);
             }
         }
+        if reader.executor.has_given_way() {
+            return End::GaveWay;
+        }
     }
+    End::Unneeded
 }
 
+/// The next job; `None` ends the thread: the pool is closed, or has more threads than it needs.
 fn next_job(shared: &Shared) -> Option<Job> {
     let mut queue = lock(&shared.queue);
-    loop {
+    queue.idle += 1;
+    let mut is_spare = false;
+    let job = loop {
         if queue.is_closed {
-            return None;
+            break None;
         }
         if let Some(job) = queue.jobs.pop_front() {
-            return Some(job);
+            queue.taken += 1;
+            break Some(job);
         }
-        queue = shared
-            .arrived
-            .wait(queue)
-            .unwrap_or_else(PoisonError::into_inner);
-    }
+        if is_spare && queue.threads > THREADS_KEPT {
+            break None;
+        }
+        let waited = shared.arrived.wait_timeout(queue, SPARE_TIME);
+        let (again, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        queue = again;
+        is_spare = timeout.timed_out();
+    };
+    queue.idle -= 1;
+    job
 }
 
 fn refuse(job: Job, error: &SetupError) {
@@ -248,7 +393,7 @@ fn refuse(job: Job, error: &SetupError) {
             });
         }
         // Whoever runs it next will meet the same error and report it.
-        Job::Classify { request, done } => done(request, false),
+        Job::Classify { request, done, .. } => done(request, false),
     }
 }
 
@@ -266,8 +411,13 @@ impl Reader {
         let connection = Connection::open_with_flags(&options.path, flags)?;
         set_up(&connection, options.foreign_keys, &options.limits)?;
         options.extensions.load(&connection)?;
-        connection.execute_batch("PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0;")?;
+        // What a query sorts or materialises stays in memory, where it is bounded: files would lie
+        // outside of the data directory, and could fill a disk.
+        connection.execute_batch(
+            "PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0; PRAGMA temp_store=MEMORY;",
+        )?;
         let guard = Guard::new(options.foreign_keys, Arc::clone(&shared.cancelled));
+        guard.give_way_after(GIVE_WAY);
         Ok(Self {
             executor: Executor::new(&connection, guard, options.foreign_keys)?,
             connection,
@@ -305,7 +455,7 @@ impl Reader {
                 self.executor
                     .run(&self.connection, statement, scope, &mut bytes_left);
             reply.outcomes.push(outcome);
-            if request.transaction && failure.is_some() {
+            if (request.transaction && failure.is_some()) || self.executor.is_abandoned() {
                 break;
             }
         }
@@ -323,6 +473,21 @@ impl Reader {
         reply
     }
 }
+
+fn wait<'q>(condvar: &Condvar, queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
+    condvar.wait(queue).unwrap_or_else(PoisonError::into_inner)
+}
+
+/// So many threads wait for queries at all times.
+const THREADS_KEPT: usize = 4;
+/// With nothing taken from the queue for so long, another thread is started.
+const STANDSTILL: Duration = Duration::from_millis(20);
+/// A thread beyond those that are kept ends after so long without a job.
+const SPARE_TIME: Duration = Duration::from_secs(5);
+/// A query that has run for so long gives way to others.
+const GIVE_WAY: Duration = Duration::from_secs(1);
+/// SQLite compiles nested statements recursively.
+const STACK_BYTES: usize = 8 << 20;
 
 /// No code that can panic runs under these locks; a poisoned one still holds a good value.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -68,7 +68,8 @@ pub(crate) fn drain(prepared: &mut Prepared) -> Result<(), Failure> {
 fn too_large() -> Failure {
     Failure::new(
         RESULT_TOO_LARGE,
-        "result too large: the rows of one request exceed the limit of this node",
+        "result too large: the rows of one request exceed the limit of this node, \
+         -http-max-response; select less",
     )
 }
 

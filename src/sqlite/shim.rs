@@ -19,6 +19,7 @@ use std::cell::{Cell, RefCell};
 
 use super::capture::{Captured, CommitFrame, Frames, LastImages};
 use super::ffi::{self, Lock, ResultCode};
+use super::heap::Exempt;
 use super::image::Source;
 use super::inject::pages_added;
 use super::page_hashes::PageHashes;
@@ -54,6 +55,8 @@ pub(super) struct Shim {
     pub(super) wal: Cell<Option<ffi::File>>,
     /// Released by the gate, not yet published to readers.
     released: Cell<bool>,
+    /// Meanwhile SQLite must not run out of memory.
+    exempt: Cell<Option<Exempt>>,
     owner: RefCell<Option<Owner>>,
 }
 
@@ -85,6 +88,7 @@ impl Shim {
             main,
             wal: Cell::new(None),
             released: Cell::new(false),
+            exempt: Cell::new(None),
             owner: RefCell::new(None),
         }
     }
@@ -186,6 +190,7 @@ impl Shim {
                 for (page, hash) in last.pages.iter().zip(hashes) {
                     owner.hashes.replace(*page, hash);
                 }
+                self.exempt.set(Some(Exempt::new()));
                 self.released.set(true);
                 Ok(())
             }
@@ -255,6 +260,7 @@ impl Shim {
             );
         }
         self.released.set(false);
+        self.exempt.set(None);
     }
 }
 

@@ -11,6 +11,7 @@ use super::authorizer::{Guard, Mode, SavepointAction, WRITE_IN_QUERY};
 use super::client_transaction::ClientTransaction;
 use super::control::Control;
 use super::counters::{CounterTracker, Counters};
+use super::interest::Interest;
 use super::parameters;
 use super::raw::{self, Failure, Prepared};
 use super::result_rows::{self, RESULT_TOO_LARGE};
@@ -97,6 +98,21 @@ impl Executor {
             was_read: false,
             pieces_kept: None,
         })
+    }
+
+    /// Sets whose interest keeps the next texts running.
+    pub(crate) fn watch(&self, interest: Option<&Interest>) {
+        self.guard.watch(interest);
+    }
+
+    /// Whether nobody waits any more for what runs.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.guard.is_abandoned()
+    }
+
+    /// Whether this thread has taken a lower priority for the sake of others.
+    pub(crate) fn has_given_way(&self) -> bool {
+        self.guard.has_given_way()
     }
 
     /// Whether this text holds a pragma for which the whole request is refused. Texts in the cache

@@ -6,8 +6,12 @@
 //! and the error recorded stands, with `transaction` the whole request. All other answers come from
 //! the last run. After the second kill only the requests before the culprit are run again, and the
 //! caller begins its next group with the culprit, so a group costs a bounded number of runs.
+//!
+//! A request that nobody waits for any more is left out in the same way, as a whole and whatever it
+//! had done: until the group's COMMIT, who gives up can be certain that nothing is committed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -18,6 +22,8 @@ use rusqlite::{Connection, ffi};
 use super::authorizer::Guard;
 use super::counters::Counters;
 use super::extensions::Extensions;
+use super::functions;
+use super::interest::{Interest, Sealing};
 use super::limits::Limits;
 use super::raw::Failure;
 use super::statement::{self, Executor, Scope};
@@ -78,6 +84,30 @@ pub enum SqlCommit {
         /// committed already by a transaction of its own.
         partial: bool,
     },
+}
+
+/// The requests of a group, and for each who waits for it. Those beyond the second list always run.
+#[derive(Clone, Copy)]
+struct Group<'a> {
+    requests: &'a [Request],
+    interests: &'a [Interest],
+}
+
+impl<'a> Group<'a> {
+    fn head(self, requests: usize) -> Self {
+        Self {
+            requests: &self.requests[..requests],
+            ..self
+        }
+    }
+
+    fn interest(self, number: usize) -> Option<&'a Interest> {
+        self.interests.get(number)
+    }
+
+    fn is_lost(self, number: usize) -> bool {
+        self.interest(number).is_some_and(Interest::is_lost)
+    }
 }
 
 /// Runs groups on one connection: keeps its counters and its prepared statements. Lives on the
@@ -169,17 +199,30 @@ impl Writer {
     /// request that runs alone, and before one that killed the transaction after another had.
     /// At least one request is run, unless the group is empty.
     pub fn run(&mut self, connection: &Connection, group: &[Request]) -> GroupEnd {
-        if let Some(first) = group.first().filter(|first| Self::runs_alone(first)) {
-            return self.run_alone(connection, first);
-        }
-        let end = group
-            .iter()
-            .position(Self::runs_alone)
-            .unwrap_or(group.len());
-        self.run_group(connection, &group[..end])
+        self.run_while(connection, group, &[])
     }
 
-    fn run_group(&mut self, connection: &Connection, mut group: &[Request]) -> GroupEnd {
+    /// As [`Self::run`], each request only for as long as there is interest in it: in the order of
+    /// the requests, and where there are fewer, the others run in any case. The reply to a request
+    /// that was left out because nobody waits for it is an error that nobody will read.
+    pub fn run_while(
+        &mut self,
+        connection: &Connection,
+        requests: &[Request],
+        interests: &[Interest],
+    ) -> GroupEnd {
+        let group = Group {
+            requests,
+            interests,
+        };
+        if requests.first().is_some_and(Self::runs_alone) {
+            return self.run_alone(connection, group.head(1));
+        }
+        let end = requests.iter().position(Self::runs_alone);
+        self.run_group(connection, group.head(end.unwrap_or(requests.len())))
+    }
+
+    fn run_group(&mut self, connection: &Connection, mut group: Group<'_>) -> GroupEnd {
         let before = self.executor.counters.now();
         let mut skips = Skips::default();
         let mut kills = 0;
@@ -198,19 +241,19 @@ impl Writer {
                 Attempt::Refused => {
                     let sql_commit = SqlCommit::Refused { partial: false };
                     return GroupEnd {
-                        replies: vec![Reply::default(); group.len()],
+                        replies: vec![Reply::default(); group.requests.len()],
                         sql_commit,
                     };
                 }
                 Attempt::Killed(Kill { request, skip }) => {
                     kills += 1;
                     if kills >= 2 {
-                        group = &group[..request.max(1)];
+                        group = group.head(request.max(1));
                     }
                     skips.add(request, skip);
                 }
                 // One request may have made the transaction too large for all of them.
-                Attempt::Failed(_) if group.len() > 1 => group = &group[..1],
+                Attempt::Failed(_) if group.requests.len() > 1 => group = group.head(1),
                 Attempt::Failed(message) => {
                     let reply = Reply {
                         outcomes: Vec::new(),
@@ -226,27 +269,58 @@ impl Writer {
     }
 
     /// Runs a group once, from BEGIN to COMMIT.
-    fn attempt(&mut self, connection: &Connection, group: &[Request], skips: &Skips) -> Attempt {
-        if group.is_empty() {
+    fn attempt(&mut self, connection: &Connection, group: Group<'_>, skips: &Skips) -> Attempt {
+        if group.requests.is_empty() {
             return Attempt::Committed(Vec::new());
         }
         let begun = self.executor.forget_request(connection);
         if let Err(failure) = begun.and_then(|()| self.executor.control.begin_immediate()) {
             return Attempt::Failed(failure.message);
         }
-        let mut replies = Vec::with_capacity(group.len());
-        for (number, request) in group.iter().enumerate() {
-            match self.run_request(connection, request, number, skips) {
-                Ok(Ok(reply)) => replies.push(reply),
-                Ok(Err(skip)) => {
-                    return Attempt::Killed(Kill {
-                        request: number,
-                        skip,
-                    });
+        let mut replies = Vec::with_capacity(group.requests.len());
+        let mut left_out = HashSet::new();
+        for (number, request) in group.requests.iter().enumerate() {
+            if group.is_lost(number) {
+                left_out.insert(number);
+                replies.push(unread());
+                continue;
+            }
+            self.executor.watch(group.interest(number));
+            let result = self.run_request(connection, request, number, skips);
+            self.executor.watch(None);
+            let skip = match result {
+                Ok(_) if group.is_lost(number) => Skip::Request(unread()),
+                Ok(Ok(reply)) => {
+                    replies.push(reply);
+                    continue;
                 }
+                Ok(Err(skip)) => skip,
                 Err(failure) => return self.abandon(connection, failure),
+            };
+            return self.killed(connection, number, skip);
+        }
+        let mut seals = Vec::new();
+        for (number, interest) in group.interests.iter().enumerate().take(replies.len()) {
+            if left_out.contains(&number) {
+                continue;
+            }
+            match interest.seal() {
+                Sealing::Already => {}
+                Sealing::Sealed => seals.push(interest),
+                Sealing::Lost => {
+                    seals.into_iter().for_each(Interest::unseal);
+                    return self.killed(connection, number, Skip::Request(unread()));
+                }
             }
         }
+        let attempt = self.commit(connection, replies);
+        if let Attempt::Failed(_) = attempt {
+            seals.into_iter().for_each(Interest::unseal);
+        }
+        attempt
+    }
+
+    fn commit(&mut self, connection: &Connection, replies: Vec<Reply>) -> Attempt {
         match self.executor.control.commit() {
             Ok(()) => Attempt::Committed(replies),
             Err(failure) if failure.code == ffi::SQLITE_IOERR_FSYNC => {
@@ -258,6 +332,17 @@ impl Writer {
             }
             Err(failure) => self.abandon(connection, failure),
         }
+    }
+
+    /// Ends an attempt because of one request. Some of them have rolled back already; a query that
+    /// nobody waits for has not.
+    fn killed(&mut self, connection: &Connection, request: usize, skip: Skip) -> Attempt {
+        if !connection.is_autocommit()
+            && let Err(failure) = self.executor.control.rollback()
+        {
+            return Attempt::Failed(failure.message);
+        }
+        Attempt::Killed(Kill { request, skip })
     }
 
     fn abandon(&mut self, connection: &Connection, failure: Failure) -> Attempt {
@@ -291,6 +376,9 @@ impl Writer {
         let mut bytes_left = self.result_bytes_max;
         let mut reply = Reply::default();
         for (index, statement) in request.statements.iter().enumerate() {
+            if self.executor.is_abandoned() {
+                break;
+            }
             if statement.sql.is_empty() {
                 continue;
             }
@@ -353,7 +441,7 @@ impl Writer {
             if connection.is_autocommit() {
                 return Ok(Err(Skip::Request(reply)));
             }
-            if failure.is_some() {
+            if failure.is_some() || self.executor.is_abandoned() {
                 has_failed = true;
                 break;
             }
@@ -377,10 +465,18 @@ impl Writer {
         Ok(Ok(reply))
     }
 
-    /// Runs a request with a VACUUM in it: that text in autocommit, those between as groups.
-    fn run_alone(&mut self, connection: &Connection, request: &Request) -> GroupEnd {
+    /// Runs a request with a VACUUM in it: that text in autocommit, every other one as a group.
+    /// It commits along the way, so it is sealed from the start; what has not begun when interest
+    /// is lost is left out nevertheless.
+    fn run_alone(&mut self, connection: &Connection, group: Group<'_>) -> GroupEnd {
+        let [request] = group.requests else {
+            unreachable!("the caller passes one request");
+        };
+        let interest = group.interest(0);
         let mut reply = Reply::default();
-        if let Some(refused) = refused_as_a_whole(&self.executor, request) {
+        let refused = refused_as_a_whole(&self.executor, request);
+        let unwanted = interest.is_some_and(|interest| interest.seal() == Sealing::Lost);
+        if let Some(refused) = refused.or_else(|| unwanted.then(unread)) {
             return GroupEnd {
                 replies: vec![refused],
                 sql_commit: SqlCommit::Done,
@@ -390,20 +486,26 @@ impl Writer {
         let has_vacuum = |statement: &Statement| tokens::has_vacuum(&statement.sql);
         let both_lack_it = |a: &Statement, b: &Statement| !has_vacuum(a) && !has_vacuum(b);
         for statements in request.statements.chunk_by(both_lack_it) {
+            if group.is_lost(0) {
+                break;
+            }
             let before = self.executor.counters.now();
             let (part, is_refused) = if has_vacuum(&statements[0]) {
+                self.executor.watch(interest);
                 let (part, is_refused) = self.run_vacuum(connection, request, &statements[0]);
+                self.executor.watch(None);
                 is_first &= tokens::keyword(&statements[0].sql) == tokens::Keyword::Vacuum;
                 (part, is_refused)
             } else {
-                let statements = statements.to_vec();
-                let mut end = self.run_group(
-                    connection,
-                    &[Request {
-                        statements,
-                        ..request.clone()
-                    }],
-                );
+                let single = Request {
+                    statements: statements.to_vec(),
+                    ..request.clone()
+                };
+                let single = Group {
+                    requests: slice::from_ref(&single),
+                    ..group
+                };
+                let mut end = self.run_group(connection, single);
                 let part = end.replies.pop().unwrap_or_default();
                 (part, end.sql_commit != SqlCommit::Done)
             };
@@ -469,6 +571,14 @@ impl Skips {
     }
 }
 
+/// The reply to a request that nobody waits for.
+fn unread() -> Reply {
+    Reply {
+        outcomes: Vec::new(),
+        error: Some("given up: nobody waits for the answer".to_owned()),
+    }
+}
+
 /// What every connection that serves clients needs, before its authorizer is installed: rqlite's
 /// defaults, where the bundled SQLite was built with others.
 pub(crate) fn set_up(
@@ -479,6 +589,7 @@ pub(crate) fn set_up(
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, foreign_keys)?;
+    functions::install(connection, limits)?;
     Ok(limits.set(connection)?)
 }
 

@@ -22,6 +22,7 @@ pub struct ProcessCluster {
     nodes: Vec<Node>,
     /// Something other than `wallaby` that takes the same arguments.
     binary: Option<PathBuf>,
+    surroundings: Option<PathBuf>,
     client: Client,
     /// `None` once given away to be kept.
     dir: Option<tempfile::TempDir>,
@@ -96,6 +97,7 @@ impl ProcessCluster {
         Self {
             nodes,
             binary: None,
+            surroundings: None,
             client: Client::new(Duration::from_secs(10)),
             dir: Some(dir),
         }
@@ -126,12 +128,22 @@ impl ProcessCluster {
         self.binary = Some(binary.to_owned());
     }
 
+    /// Gives the nodes these surroundings from their next start on; see [`Process::start_in`].
+    pub fn surround(&mut self, dir: &Path) {
+        self.surroundings = Some(dir.to_owned());
+    }
+
     /// Starts a node, for the first time or again: same ports, same directory.
     pub fn start_node(&mut self, node: usize) {
         let node = &mut self.nodes[node];
         assert!(node.process.is_none(), "{} is running already", node.name);
         let binary = self.binary.as_deref().unwrap_or_else(|| process::binary());
-        node.process = Some(Process::start(binary, &node.arguments, &node.log_file));
+        node.process = Some(Process::start_in(
+            binary,
+            &node.arguments,
+            &node.log_file,
+            self.surroundings.as_deref(),
+        ));
         node.paused = false;
     }
 

@@ -4,6 +4,7 @@
 //! again. Tests of whole clusters start real `wallaby` processes on loopback; `WAL_KEEP=1` keeps
 //! their directories and logs even when a test passes.
 
+pub mod blunt;
 pub mod checker;
 pub mod client;
 pub mod cluster;

@@ -22,9 +22,33 @@ impl Process {
     /// When it cannot be started.
     #[must_use]
     pub fn start(binary: &Path, arguments: &[String], log_file: &Path) -> Self {
+        Self::start_in(binary, arguments, log_file, None)
+    }
+
+    /// As [`Self::start`], with these surroundings: a directory whose `cwd`, `home` and `tmp` become
+    /// the node's working directory, `HOME` and `TMPDIR`.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_in(
+        binary: &Path,
+        arguments: &[String],
+        log_file: &Path,
+        surroundings: Option<&Path>,
+    ) -> Self {
         let log = OpenOptions::new().create(true).append(true).open(log_file);
         let log = log.unwrap_or_else(|error| panic!("{}: {error}", log_file.display()));
-        let child = Command::new(binary)
+        let mut command = Command::new(binary);
+        if let Some(dir) = surroundings {
+            command
+                .current_dir(dir.join("cwd"))
+                .env("HOME", dir.join("home"))
+                .env("TMPDIR", dir.join("tmp"))
+                .env_remove("SQLITE_TMPDIR");
+        }
+        let child = command
             .arg("serve")
             .args(["-die-with-parent", &std::process::id().to_string()])
             .args(arguments)

@@ -8,8 +8,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use wallaby::sqlite::{
-    Answer, Extensions, Full, Limits, Readers, ReadersOptions, Reply, Request, Shape, Statement,
-    Value,
+    Answer, Extensions, Full, Interest, Limits, Readers, ReadersOptions, Reply, Request, Shape,
+    Statement, Value,
 };
 
 const WRITE_IN_QUERY: &str = "attempt to change database via query operation";
@@ -54,7 +54,11 @@ impl Fixture {
     fn run(&self, request: Request) -> Reply {
         let (send, receive) = mpsc::channel();
         self.readers
-            .submit(request, Box::new(move |reply| send.send(reply).unwrap()))
+            .submit(
+                request,
+                Interest::default(),
+                Box::new(move |reply| send.send(reply).unwrap()),
+            )
             .unwrap();
         receive.recv().unwrap()
     }
@@ -71,7 +75,10 @@ impl Fixture {
         let done = Box::new(move |request: Request, is_read_only| {
             send.send((request, is_read_only)).unwrap();
         });
-        self.readers.classify(request.clone(), done).unwrap();
+        let interest = Interest::default();
+        self.readers
+            .classify(request.clone(), interest, done)
+            .unwrap();
         let (returned, is_read_only) = receive.recv().unwrap();
         assert_eq!(returned, *request);
         is_read_only
@@ -282,7 +289,8 @@ fn a_full_queue_refuses_and_a_closing_pool_interrupts() {
     let submit = |sql: &str| {
         let send = send.clone();
         let done = Box::new(move |reply: Reply| send.send(reply).unwrap());
-        fixture.readers.submit(query(&[sql]), done)
+        let interest = Interest::default();
+        fixture.readers.submit(query(&[sql]), interest, done)
     };
     submit("SELECT 1").unwrap();
     receive.recv().unwrap();
@@ -302,7 +310,9 @@ fn a_full_queue_refuses_and_a_closing_pool_interrupts() {
     }
     let done = Box::new(|_| panic!("a closed pool takes nothing"));
     assert_eq!(
-        fixture.readers.submit(query(&["SELECT 1"]), done),
+        fixture
+            .readers
+            .submit(query(&["SELECT 1"]), Interest::default(), done),
         Err(Full)
     );
 }
@@ -323,7 +333,10 @@ fn a_missing_database_is_an_error_until_it_exists() {
     let ask = || {
         let (send, receive) = mpsc::channel();
         let done = Box::new(move |reply| send.send(reply).unwrap());
-        readers.submit(query(&["SELECT 1"]), done).unwrap();
+        let interest = Interest::default();
+        readers
+            .submit(query(&["SELECT 1"]), interest, done)
+            .unwrap();
         receive.recv().unwrap()
     };
     let reply: Reply = ask();
@@ -363,7 +376,8 @@ fn many_threads_read_whole_transactions_while_one_writes() {
             transaction: true,
             ..query(&["SELECT n FROM a", "SELECT n FROM b"])
         };
-        fixture.readers.submit(request, done).unwrap();
+        let interest = Interest::default();
+        fixture.readers.submit(request, interest, done).unwrap();
     }
     drop(send);
     let mut count = 0;
@@ -373,4 +387,80 @@ fn many_threads_read_whole_transactions_while_one_writes() {
         count += 1;
     }
     assert_eq!(count, 199);
+}
+
+/// Submits endless queries, one for each interest, whose replies nobody looks at.
+fn submit_endless(fixture: &Fixture, interests: &[Interest]) {
+    for interest in interests {
+        let done = Box::new(|_| ());
+        fixture
+            .readers
+            .submit(query(&[ENDLESS, ENDLESS]), interest.clone(), done)
+            .unwrap();
+    }
+}
+
+#[test]
+fn slow_queries_do_not_keep_others_out() {
+    let fixture = fixture(12, 100);
+    let interests: Vec<Interest> = (0..11).map(|_| Interest::default()).collect();
+    submit_endless(&fixture, &interests);
+    for number in 0..20 {
+        assert_eq!(
+            single(fixture.one(&format!("SELECT {number}"))),
+            Value::Integer(number)
+        );
+        // Long enough for some of the slow ones to give way.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_query_that_nobody_waits_for_is_ended_with_all_that_follows_it() {
+    let fixture = fixture(1, 100);
+    let (send, receive) = mpsc::channel();
+    let interest = Interest::default();
+    let done = Box::new(move |reply: Reply| send.send(reply).unwrap());
+    fixture
+        .readers
+        .submit(query(&[ENDLESS, ENDLESS]), interest.clone(), done)
+        .unwrap();
+    assert!(
+        receive.recv_timeout(Duration::from_millis(100)).is_err(),
+        "it is endless"
+    );
+    assert!(interest.lose());
+    let reply = receive.recv().unwrap();
+    assert_eq!(reply.outcomes.len(), 1);
+    assert_eq!(reply.outcomes[0].answer, failed("interrupted"));
+    // The next one is not affected, also where the priority was lowered and the thread replaced.
+    assert_eq!(single(fixture.one("SELECT 1")), Value::Integer(1));
+    let interest = Interest::default();
+    submit_endless(&fixture, std::slice::from_ref(&interest));
+    std::thread::sleep(Duration::from_millis(1200));
+    assert!(interest.lose());
+    assert_eq!(single(fixture.one("SELECT 2")), Value::Integer(2));
+}
+
+#[test]
+fn what_was_given_up_while_it_waited_never_runs_and_makes_room() {
+    let fixture = fixture(1, 4);
+    let running = Interest::default();
+    submit_endless(&fixture, std::slice::from_ref(&running));
+    std::thread::sleep(Duration::from_millis(50));
+    let waiting: Vec<Interest> = (0..4).map(|_| Interest::default()).collect();
+    submit_endless(&fixture, &waiting);
+    let submit = || {
+        let done = Box::new(|_| ());
+        let interest = Interest::default();
+        interest.lose();
+        fixture.readers.submit(query(&["SELECT 1"]), interest, done)
+    };
+    assert_eq!(submit(), Err(Full), "four are waiting");
+    waiting[2].lose();
+    assert_eq!(submit(), Ok(()), "one has made room");
+    for interest in waiting.iter().chain([&running]) {
+        interest.lose();
+    }
+    assert_eq!(single(fixture.one("SELECT 1")), Value::Integer(1));
 }

@@ -324,7 +324,10 @@ fn a_result_beyond_the_limit_is_an_error_and_takes_its_changes_back() {
         },
         FOO,
     );
-    let error = failed("result too large: the rows of one request exceed the limit of this node");
+    let error = failed(
+        "result too large: the rows of one request exceed the limit of this node, \
+         -http-max-response; select less",
+    );
     let many = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 1000)";
     let insert = format!("INSERT INTO foo {many} SELECT x, 'row ' || x FROM c RETURNING *");
     let replies = fixture.run(&[

@@ -8,6 +8,7 @@
 
 mod faults;
 mod fixture;
+mod interest;
 mod isolation;
 mod kills;
 mod random;
