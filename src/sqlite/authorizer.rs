@@ -388,7 +388,7 @@ const TEMPORARY: [c_int; 8] = [
     ffi::SQLITE_DROP_TEMP_VIEW,
 ];
 
-/// Settings of the connection, which all clients share. `foreign_keys` is not left to SQLite because
+/// Settings of the connection, which all clients share. `foreign_keys` is not left to SQLite, as
 /// that would not undo it at the end of the request.
 fn is_left_out(action: &Action<'_>) -> bool {
     let is_setting = action.code == ffi::SQLITE_PRAGMA && action.second.is_some();

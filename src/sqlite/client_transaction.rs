@@ -91,7 +91,7 @@ impl ClientTransaction {
         self.undo(control, counters, 0)
     }
 
-    /// The level that RELEASE or ROLLBACK TO speaks of; `None` for SAVEPOINT, which makes a new one.
+    /// The level that RELEASE or ROLLBACK TO speaks of; `None` for SAVEPOINT, which makes one.
     pub(crate) fn find(&self, action: &SavepointAction) -> Result<Option<usize>, Failure> {
         let name = match action {
             SavepointAction::Open(_) => return Ok(None),

@@ -160,7 +160,7 @@ fn the_sql_endpoint_says_that_nothing_is_rewritten_and_what_is_not_sql() {
 }
 
 #[test]
-fn returning_and_explain_are_recognised_by_sqlite_whatever_the_text_and_the_endpoint() {
+fn returning_is_recognised_by_sqlite_whatever_the_text_and_the_endpoint() {
     let cluster = with_foo(1, &[]);
     let row = |id: u32| format!(r#"{{"columns":["id"],"types":["integer"],"values":[[{id}]]}}"#);
     let insert = "INSERT INTO foo(name) VALUES('x')";
@@ -208,13 +208,25 @@ fn returning_and_explain_are_recognised_by_sqlite_whatever_the_text_and_the_endp
         &format!("{insert} RETURNING id"),
         refused,
     );
+    check(
+        &cluster,
+        "/db/query",
+        "SELECT max(id) AS id FROM foo",
+        &row(id),
+    );
+    cluster.assert_healthy_logs();
+}
+
+#[test]
+fn explain_is_answered_by_every_endpoint_and_runs_nothing() {
+    let cluster = with_foo(1, &[]);
+    let insert = "INSERT INTO foo(name) VALUES('x')";
     let columns = r#""columns":["id","parent","notused","detail"]"#;
     let plan = format!(r#"{{{columns},"types":["","","",""]}}"#);
-    let counters = format!(r#"{{"last_insert_id":{id},"rows_affected":1}}"#);
     for (path, result) in [
-        ("/db/query", &plan),
+        ("/db/query", plan.as_str()),
         ("/db/request", &plan),
-        ("/db/execute", &counters),
+        ("/db/execute", r#"{"last_insert_id":2,"rows_affected":2}"#),
     ] {
         check(
             &cluster,
@@ -237,7 +249,7 @@ fn returning_and_explain_are_recognised_by_sqlite_whatever_the_text_and_the_endp
         &cluster,
         "/db/query",
         "SELECT max(id) AS id FROM foo",
-        &format!(r#"{{"columns":["id"],"types":["integer"],"values":[[{id}]]}}"#),
+        r#"{"columns":["id"],"types":["integer"],"values":[[2]]}"#,
     );
     cluster.assert_healthy_logs();
 }

@@ -160,15 +160,28 @@ fn a_transaction_may_begin_in_one_text_of_a_request_and_end_in_another() {
                 ],
             ),
             (&["SELECT 1"], vec![written(7, 1)]),
+        ],
+    );
+    assert_eq!(
+        fixture.committed("SELECT id FROM foo ORDER BY id"),
+        [1, 2, 3, 4, 6, 7]
+    );
+}
+
+#[test]
+fn a_text_may_end_one_transaction_and_begin_the_next() {
+    let fixture = run(
+        FOO,
+        &[
             (
                 &[
                     "BEGIN",
-                    "COMMIT; BEGIN; INSERT INTO foo VALUES (9, 'j')",
+                    "INSERT INTO foo VALUES (8, 'h'); COMMIT; BEGIN; INSERT INTO foo VALUES (9, 'j')",
                     "END",
                     "END",
                 ],
                 vec![
-                    written(7, 1),
+                    written(0, 0),
                     written(9, 1),
                     written(9, 1),
                     failed(SPANNING),
@@ -184,10 +197,7 @@ fn a_transaction_may_begin_in_one_text_of_a_request_and_end_in_another() {
             ),
         ],
     );
-    assert_eq!(
-        fixture.committed("SELECT id FROM foo ORDER BY id"),
-        [1, 2, 3, 4, 6, 7, 9]
-    );
+    assert_eq!(fixture.committed("SELECT id FROM foo"), [8, 9]);
 }
 
 #[test]
@@ -258,7 +268,12 @@ fn savepoints_nest_by_name_within_a_request() {
         fixture.committed("SELECT id FROM foo ORDER BY id"),
         [1, 3, 4]
     );
-    // With `transaction` they are inside it.
+}
+
+#[test]
+fn savepoints_nest_inside_a_request_that_is_a_transaction() {
+    let insert = |id: i64| format!("INSERT INTO foo VALUES ({id}, 'n{id}')");
+    let [one, two, three, four] = [1, 2, 3, 4].map(insert);
     let mut fixture = Fixture::plain(FOO);
     let texts = [
         "SAVEPOINT s",
