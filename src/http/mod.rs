@@ -8,6 +8,7 @@
 //! rqlite's clients were written against its output.
 
 mod activity;
+mod backup;
 mod body;
 mod caller;
 mod cell;
@@ -17,6 +18,7 @@ pub mod duration;
 mod image;
 pub mod json;
 mod leader;
+mod load;
 pub mod nodes;
 mod origin;
 pub mod parameters;
@@ -32,13 +34,14 @@ pub mod response;
 mod router;
 pub mod routes;
 mod server;
+mod sql;
 mod statements;
 mod status;
 mod tls;
+mod upkeep;
 pub mod users;
 mod watched;
 
-pub use cell::Unrenderable;
 pub use queue::QueueOptions;
 pub use server::{HttpOptions, serve};
 pub use tls::{Tls, TlsError, TlsOptions};

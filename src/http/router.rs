@@ -20,7 +20,9 @@ use super::parameters::{self, Parameters};
 use super::refusal::{self, JSON};
 use super::routes::{self, Endpoint, Route};
 use super::server::Server;
-use super::{caller, image, leader, nodes, readiness, removal, statements, status};
+use super::{
+    backup, caller, image, leader, load, nodes, readiness, removal, sql, statements, status, upkeep,
+};
 
 /// Where there are users, every answer asks for one, as in rqlite.
 const CHALLENGE: &str = "Basic realm=\"rqlite\"";
@@ -91,23 +93,23 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
         return refused(route, StatusCode::METHOD_NOT_ALLOWED);
     }
     match route.endpoint {
+        Endpoint::Backup => backup::answer(server, &parameters, caller).await,
+        Endpoint::Boot => load::boot(server, &parameters, caller, request).await,
         Endpoint::Image => image::answer(server).await,
         Endpoint::Leader => leader::answer(server, &parameters, request, caller).await,
+        Endpoint::Load => load::answer(server, &parameters, caller, request).await,
         Endpoint::Nodes => nodes::answer(server, &parameters).await,
         Endpoint::Ready => readiness::answer(server, &parameters).await,
+        Endpoint::Reap => upkeep::reap(server).await,
         Endpoint::Remove => removal::answer(server, &parameters, request, caller).await,
+        Endpoint::Snapshot => upkeep::snapshot(server, &parameters).await,
+        Endpoint::Sql => sql::answer(server, &parameters, request).await,
         Endpoint::Statements(shape) => statements::answer(server, shape, parameters, request).await,
         Endpoint::Status => status::answer(server, &parameters),
-        Endpoint::Backup
-        | Endpoint::Boot
-        | Endpoint::Console
+        Endpoint::Console
         | Endpoint::Licenses
-        | Endpoint::Load
         | Endpoint::Profile
-        | Endpoint::Reap
         | Endpoint::Root
-        | Endpoint::Snapshot
-        | Endpoint::Sql
         | Endpoint::Variables => refusal::empty(StatusCode::NOT_FOUND),
     }
 }

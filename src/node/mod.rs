@@ -13,6 +13,7 @@
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
+//! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
 //! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
@@ -32,6 +33,7 @@ mod admission;
 mod api;
 mod append_frame;
 mod apply;
+mod backup;
 mod caller;
 mod contact;
 mod dismissal;
@@ -46,6 +48,7 @@ mod health;
 mod identity;
 mod image;
 mod join_gate;
+mod load;
 mod manifest;
 mod membership;
 mod network;
@@ -61,10 +64,13 @@ mod read;
 mod recovery;
 mod rounds;
 mod running;
+mod scratch;
 mod spool;
 mod stages;
 mod status;
 mod tasks;
+mod upkeep;
+mod upload;
 mod wire;
 mod write;
 
@@ -72,16 +78,19 @@ pub use api::{
     AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served,
     WriteBrief, WriteRequest,
 };
+pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
 pub use error::Error;
 pub use image::ImageReader;
 pub use options::NodeOptions;
 pub use running::Node;
 pub use stages::Stage;
+pub use upkeep::Checkpointed;
+pub use upload::{Content, Upload};
 
 pub use crate::sqlite::{
     Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
-    Value,
+    Syntax, Value,
 };
 pub use crate::transport::ClusterKey;
 

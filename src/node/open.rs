@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use openraft::{Config, SnapshotPolicy};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::Raft;
 use super::admission::Admission;
 use super::apply::StateMachine;
+use super::backup::BACKUPS_MAX;
 use super::caller::Doorkeeper;
 use super::contact::Contact;
 use super::error::Error;
@@ -272,6 +273,8 @@ impl Assembly {
             admission: Arc::clone(&self.admission),
             contact: Contact::default(),
             handed_over_term: AtomicU64::new(0),
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
+            loads: Arc::new(Semaphore::new(1)),
             is_closing: AtomicBool::new(false),
         });
         drop(self.handler_node.set(Arc::downgrade(&inner)));
