@@ -17,6 +17,9 @@
 //!               wal            bytes: SQLite's WAL, the delta, hashes
 //! ```
 //!
+//! Beside `http`, and like it on the public interface of `node` only, stands `ops`: what is done
+//! to a cluster from time to time.
+//!
 //! Dependencies go strictly downward and siblings do not know each other; the test `tidy` reads the
 //! imports and fails on any other edge.
 //!
@@ -86,6 +89,7 @@
 
 pub mod http;
 pub mod node;
+pub mod ops;
 pub mod raft;
 pub mod sqlite;
 pub mod transport;

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use wallaby::http::QueueOptions;
 use wallaby::node::NodeOptions;
+use wallaby::ops::UpkeepOptions;
 
 use crate::cli::flags::ServeFlags;
 use crate::cli::http_config::HttpConfig;
+use crate::cli::rqlited::WithoutEffect;
 
 /// Everything `wallaby serve` needs to know.
 #[derive(Clone, Debug)]
@@ -27,10 +29,20 @@ pub(crate) struct ServeConfig {
     /// Targets of `-join` given as `http://host:port` or `https://host:port`: nodes to be asked for
     /// their Raft address.
     pub(crate) join_http: Vec<String>,
+    /// How often each of them is asked.
+    pub(crate) join_attempts: u32,
+    /// Time for each of these attempts.
+    pub(crate) join_interval: Duration,
     /// Files, directories and archives with SQLite extensions.
     pub(crate) extensions: Vec<PathBuf>,
     /// What is logged where RUST_LOG is not set.
     pub(crate) log_level: tracing::level_filters::LevelFilter,
+    /// The same for the Raft library.
+    pub(crate) raft_log_level: tracing::level_filters::LevelFilter,
+    /// What the leader does from time to time.
+    pub(crate) upkeep: UpkeepOptions,
+    /// Flags that were given and do nothing.
+    pub(crate) without_effect: Vec<WithoutEffect>,
     /// The parent whose end is to be this process's end too.
     pub(crate) die_with_parent: Option<u32>,
 }
@@ -39,12 +51,12 @@ pub(crate) struct ServeConfig {
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum ConfigError {
     /// An address that others are told is one nobody can reach.
-    #[error("advertised {what} address is not routable ({addr}), specify it via -{flag}")]
+    #[error("advertised {what} address is not routable ({host}), specify it via -{flag}")]
     NotRoutable {
         /// `HTTP` or `Raft`.
         what: &'static str,
-        /// The address.
-        addr: String,
+        /// The address without its port.
+        host: String,
         /// The flags that set it.
         flag: &'static str,
     },
@@ -67,7 +79,8 @@ impl ServeConfig {
     /// # Errors
     ///
     /// The first thing that is wrong.
-    pub(crate) fn from_flags(flags: ServeFlags) -> Result<Self, ConfigError> {
+    pub(crate) fn from_flags(mut flags: ServeFlags) -> Result<Self, ConfigError> {
+        forget_empty(&mut flags);
         let data_dir = flags
             .data_dir
             .clone()
@@ -75,6 +88,8 @@ impl ServeConfig {
         check_addresses(&flags)?;
         check_limits(&flags)?;
         check_times(&flags)?;
+        flags.pace.check()?;
+        check_built(&flags)?;
         let http_adv_addr = flags
             .http_adv_addr
             .clone()
@@ -89,8 +104,14 @@ impl ServeConfig {
                 flags.log_level
             ),
         })?;
+        let pace = &flags.pace;
+        let (upkeep, raft_log_level) = (pace.upkeep(), pace.raft_log_level()?);
         let node = NodeOptions {
             name: flags.node_id,
+            checkpoint_entries: pace.raft_snap,
+            checkpoint_interval: pace.raft_snap_int,
+            hands_over: pace.raft_shutdown_stepdown,
+            settle_time_max: pace.settle_time_max(flags.bootstrap_expect),
             raft_adv_addr: flags.raft_adv_addr,
             join,
             bootstrap_expect: flags.bootstrap_expect,
@@ -129,11 +150,30 @@ impl ServeConfig {
                 transaction: flags.write_queue_tx,
             },
             join_http,
+            join_attempts: flags.pace.join_attempts,
+            join_interval: flags.pace.join_interval,
             extensions: flags.extensions_path,
             log_level,
+            raft_log_level,
+            upkeep,
+            without_effect: flags.rqlited.without_effect(),
             die_with_parent: flags.die_with_parent,
         })
     }
+}
+
+/// An empty text is rqlited's way to say that a flag is not given; scripts pass empty variables.
+fn forget_empty(flags: &mut ServeFlags) {
+    for text in [
+        &mut flags.node_id,
+        &mut flags.http_adv_addr,
+        &mut flags.raft_adv_addr,
+    ] {
+        text.take_if(|text| text.is_empty());
+    }
+    flags
+        .extensions_path
+        .retain(|path| !path.as_os_str().is_empty());
 }
 
 /// Addresses: well formed, different, reachable for those who are told them, and not open to the
@@ -147,6 +187,11 @@ fn check_addresses(flags: &ServeFlags) -> Result<(), ConfigError> {
         ("raft-addr", &flags.raft_addr),
         ("raft-adv-addr", raft_adv),
     ] {
+        if flag.starts_with("http") && has_protocol(addr) {
+            return Err(ConfigError::Together(
+                "HTTP options should not include protocol (http:// or https://)",
+            ));
+        }
         host_and_port(addr).map_err(|problem| ConfigError::Flag { flag, problem })?;
     }
     if flags.http_addr == flags.raft_addr || http_adv == raft_adv {
@@ -156,14 +201,14 @@ fn check_addresses(flags: &ServeFlags) -> Result<(), ConfigError> {
         ("HTTP", http_adv, "http-addr or -http-adv-addr"),
         ("Raft", raft_adv, "raft-addr or -raft-adv-addr"),
     ] {
-        let unspecified = addr.rsplit_once(':').is_some_and(|(host, _)| {
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
-        });
-        if unspecified {
+        let host = addr
+            .rsplit_once(':')
+            .map_or(addr.as_str(), |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
             return Err(ConfigError::NotRoutable {
                 what,
-                addr: addr.clone(),
+                host: host.to_owned(),
                 flag,
             });
         }
@@ -238,6 +283,47 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
         });
     }
     Ok(())
+}
+
+/// rqlited's flags for what is not built yet: first what would make no sense there either, in its
+/// words.
+fn check_built(flags: &ServeFlags) -> Result<(), ConfigError> {
+    let rqlited = &flags.rqlited;
+    let (joins, expects) = (!flags.join.is_empty(), flags.bootstrap_expect > 0);
+    let has_vote = !rqlited.asks_for("raft-non-voter");
+    let dns = ["dns", "dns-srv"].contains(&rqlited.value("disco-mode").unwrap_or_default());
+    let contradictions = [
+        (
+            rqlited.asks_for("disco-mode") && joins,
+            "disco mode cannot be used when also explicitly joining a cluster",
+        ),
+        (
+            expects && !has_vote,
+            "bootstrapping only applicable to voting nodes",
+        ),
+        (
+            dns && has_vote && !expects,
+            "bootstrap-expect value required when using dns with a voting node",
+        ),
+        (
+            rqlited.asks_for("cdc-config") && !has_vote,
+            "CDC cannot be enabled on non-voting nodes",
+        ),
+        (
+            rqlited.asks_for("auto-restore") && joins,
+            "auto-restoring cannot be used when joining a cluster",
+        ),
+    ];
+    if let Some((_, sentence)) = contradictions.into_iter().find(|(holds, _)| *holds) {
+        return Err(ConfigError::Together(sentence));
+    }
+    match rqlited.unbuilt() {
+        Some((flag, what)) => Err(ConfigError::Flag {
+            flag,
+            problem: format!("{what} is not built yet; start without it"),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Heartbeats and elections: a follower that hears two heartbeats late must not call an election.
@@ -333,6 +419,11 @@ fn host_and_port(addr: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether an address is written as a URL.
+fn has_protocol(addr: &str) -> bool {
+    addr.starts_with("http://") || addr.starts_with("https://")
+}
+
 /// Whether the text would garble a log line.
 fn has_control(text: &str) -> bool {
     text.chars().any(char::is_control)
@@ -374,6 +465,23 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_text_is_no_text() {
+        let config = config(&[
+            "--node-id=",
+            "--http-adv-addr=",
+            "--raft-adv-addr=",
+            "--join=",
+            "--extensions-path=",
+            "data",
+        ]);
+        let config = config.unwrap();
+        assert_eq!(config.node.name, None);
+        assert_eq!(config.node.advertised_raft_addr(), "localhost:4002");
+        assert_eq!(config.node.http_adv_addr, "localhost:4001");
+        assert!(config.node.join.is_empty() && config.extensions.is_empty());
+    }
+
+    #[test]
     fn a_data_directory_is_required() {
         refused(&["--fk"], "data directory path is required");
     }
@@ -386,7 +494,7 @@ mod tests {
         );
         refused(
             &["--http-addr=http://localhost:1", "data"],
-            "should not include a protocol",
+            "HTTP options should not include protocol (http:// or https://)",
         );
         refused(
             &["--http-addr=localhost", "data"],
@@ -402,11 +510,13 @@ mod tests {
         );
         refused(
             &["--http-addr=0.0.0.0:4001", "data"],
-            "advertised HTTP address is not routable",
+            "advertised HTTP address is not routable (0.0.0.0), specify it via -http-addr or \
+             -http-adv-addr",
         );
         refused(
             &["--raft-addr=[::]:4002", "data"],
-            "advertised Raft address is not routable",
+            "advertised Raft address is not routable (::), specify it via -raft-addr or \
+             -raft-adv-addr",
         );
     }
 
@@ -488,7 +598,8 @@ mod tests {
         );
         refused(&["--raft-heartbeat-timeout=5", "data"], "is not a duration");
         refused(&["--log-level=loud", "data"], "`loud` is none of");
-        refused(&["--node-id=", "data"], "-node-id: must be 1 to 255 bytes");
+        let long = format!("--node-id={}", "x".repeat(256));
+        refused(&[&long, "data"], "-node-id: must be 1 to 255 bytes");
         refused(&["--fk=maybe", "data"], "expected true or false");
     }
 }

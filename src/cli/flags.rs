@@ -4,9 +4,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::TypedValueParser as _;
 use wallaby::http::duration;
 
 use crate::cli::http_flags::HttpFlags;
+use crate::cli::pace::PaceFlags;
+use crate::cli::rqlited::RqlitedFlags;
 
 /// The whole command line.
 #[derive(clap::Parser)]
@@ -85,7 +88,8 @@ pub(crate) struct ServeFlags {
     pub(crate) bootstrap_expect: u64,
     /// SQLite extensions to load: files, directories, .zip and .tar.gz archives; the same on every
     /// node.
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',',
+        value_parser = clap::builder::OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) extensions_path: Vec<PathBuf>,
     /// Bytes of SQLite's WAL that start a checkpoint; 0: never because of the WAL's size.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
@@ -154,6 +158,16 @@ pub(crate) struct ServeFlags {
     /// Be killed when the process with this id, which must be the parent, ends.
     #[arg(long, value_name = "PID", hide = true)]
     pub(crate) die_with_parent: Option<u32>,
+    /// Print the versions of Wallaby, SQLite and openraft, and do nothing else.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+        default_missing_value = "true", value_parser = switch, value_name = "BOOL")]
+    pub(crate) version: bool,
+    /// How often, how long, how many times.
+    #[command(flatten)]
+    pub(crate) pace: PaceFlags,
+    /// What nothing here answers to.
+    #[command(flatten)]
+    pub(crate) rqlited: RqlitedFlags,
     /// Where the node keeps everything; made if it does not exist.
     #[arg(value_name = "DATA-DIRECTORY")]
     pub(crate) data_dir: Option<PathBuf>,

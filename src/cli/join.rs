@@ -25,6 +25,10 @@ pub(crate) struct JoinError {
 pub(crate) struct JoinTerms {
     /// On whose behalf.
     pub(crate) caller: Option<Credentials>,
+    /// How often each target is asked.
+    pub(crate) attempts: u32,
+    /// Time for each of these attempts.
+    pub(crate) interval: Duration,
     /// The file with the authorities that are trusted.
     pub(crate) authorities: Option<PathBuf>,
 }
@@ -55,14 +59,14 @@ fn raft_address(target: &str, terms: &JoinTerms) -> Result<String, JoinError> {
             Err(reason) => reason,
         };
         tracing::warn!(target, attempt, reason, "a node to join does not answer");
-        if attempt == ATTEMPTS {
+        if attempt >= terms.attempts {
             return Err(JoinError {
                 target: target.to_owned(),
                 reason,
             });
         }
         attempt += 1;
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(terms.interval);
     }
 }
 
@@ -80,7 +84,7 @@ fn ask(target: &str, terms: &JoinTerms) -> Result<String, String> {
         tls = tls.root_certs(RootCerts::new_with_certs(&certificates));
     }
     let config = ureq::Agent::config_builder()
-        .timeout_global(Some(PAUSE))
+        .timeout_global(Some(terms.interval))
         .tls_config(tls.build())
         .build();
     let url = format!("{target}/status?key=cluster");
@@ -100,7 +104,3 @@ fn ask(target: &str, terms: &JoinTerms) -> Result<String, String> {
         .map(str::to_owned)
         .ok_or_else(|| format!("it answers {cluster}"))
 }
-
-/// As rqlited: five attempts, three seconds apart.
-const ATTEMPTS: u32 = 5;
-const PAUSE: Duration = Duration::from_secs(3);

@@ -3,12 +3,13 @@
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging at `level`, or as the variable `RUST_LOG` says. To be called once.
-pub(crate) fn start(level: LevelFilter) {
+/// Starts logging at `level`, for the Raft library at `raft`, or as the variable `RUST_LOG` says.
+/// To be called once.
+pub(crate) fn start(level: LevelFilter, raft: LevelFilter) {
     // The libraries report every lost packet at `info`, and every heartbeat, vote and append that a
     // peer does not answer at `warn`: ten lines a second while a node is down. The node itself says
     // once that a peer is silent, and who leads.
-    let default = format!("{level},openraft=error,quinn=warn,quinn_proto=warn,rustls=warn");
+    let default = format!("{level},openraft={raft},quinn=warn,quinn_proto=warn,rustls=warn");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

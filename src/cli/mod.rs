@@ -14,6 +14,8 @@ mod http_flags;
 mod join;
 mod keygen;
 mod logging;
+mod pace;
+mod rqlited;
 mod serve;
 mod version;
 
@@ -42,6 +44,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(flags) => demo::run(&flags),
         Command::HashPassword => finished(hash_password::run()),
         Command::Keygen { file } => finished(keygen::run(&file)),
+        Command::Serve(flags) if flags.version => finished(version::run()),
         Command::Serve(flags) => match ServeConfig::from_flags(*flags) {
             Ok(config) => finished(serve::run(config)),
             Err(error) => misused(&error),

@@ -9,12 +9,14 @@ use tokio::time::timeout;
 
 use wallaby::http::HttpOptions;
 use wallaby::node::Node;
+use wallaby::ops::Upkeep;
 
 use crate::cli::config::ServeConfig;
 use crate::cli::extensions::{self, ExtensionsError};
 use crate::cli::http_config::{self, HttpFileError, HttpParts};
 use crate::cli::join::{self, JoinError, JoinTerms};
 use crate::cli::logging;
+use crate::cli::rqlited::WithoutEffect;
 
 /// Why the node did not start or did not stop in order.
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +59,12 @@ pub(crate) enum ServeError {
 
 /// Runs a node until SIGTERM or SIGINT, or until it goes out of service.
 pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
-    logging::start(config.log_level);
+    logging::start(config.log_level, config.raft_log_level);
     if let Some(parent) = config.die_with_parent {
         die_with(parent)?;
+    }
+    for WithoutEffect { flag, reason } in &config.without_effect {
+        tracing::warn!(flag, reason, "this flag of rqlited has no effect here");
     }
     let mut http = config.http.load()?;
     let bearable = descriptors().saturating_sub(DESCRIPTORS_KEPT);
@@ -74,6 +79,8 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
     }
     let how = JoinTerms {
         caller: http.join_as.clone(),
+        attempts: config.join_attempts,
+        interval: config.join_interval,
         authorities: config.http.authorities.clone(),
     };
     let joined = join::raft_addresses(&config.join_http, &config.data_dir, &how)?;
@@ -122,6 +129,7 @@ async fn serve(config: ServeConfig, http: HttpParts) -> Result<(), ServeError> {
         queue: config.queue,
         ..http.options
     };
+    let upkeep = Upkeep::start(&node, config.upkeep);
     let (signalled, failed) = (stop_signal()?, out_of_service(&node));
     let stop = async move {
         tokio::select! {
@@ -130,6 +138,7 @@ async fn serve(config: ServeConfig, http: HttpParts) -> Result<(), ServeError> {
         }
     };
     let served = wallaby::http::serve(node.clone(), listener, options, stop).await;
+    drop(upkeep);
     // Also when HTTP failed: what the node has in flight is finished, not cut off. A disk that
     // hangs must not keep the process from being replaced.
     if timeout(CLOSE_TIME_MAX, node.close()).await.is_err() {

@@ -3,9 +3,10 @@
 //! A call passes `server` and `connection` (TLS, time-outs), `origin` (browsers) and `router`
 //! (headers, parameters, path, permissions by [`users`]), then for
 //! statements `body`, [`request`] (JSON to statements), the node, and [`response`] (results to
-//! JSON). Everything a client sees as bytes is made in [`response`], [`nodes`] and `status` with
-//! the writers in [`json`], [`date`] and [`duration`], which follow Go's standard library because
-//! rqlite's clients were written against its output.
+//! JSON). What a node tells about itself is in `status`, `variables`, [`nodes`] and `pages`, which
+//! holds the console. Everything a client sees as bytes is made in [`response`], [`nodes`] and
+//! `status` with the writers in [`json`], [`date`] and [`duration`], which follow Go's standard
+//! library because rqlite's clients were written against its output.
 
 mod activity;
 mod backup;
@@ -13,6 +14,7 @@ mod body;
 mod caller;
 mod cell;
 mod connection;
+mod counters;
 pub mod date;
 pub mod duration;
 mod image;
@@ -21,6 +23,7 @@ mod leader;
 mod load;
 pub mod nodes;
 mod origin;
+mod pages;
 pub mod parameters;
 pub mod password;
 mod queue;
@@ -40,6 +43,7 @@ mod status;
 mod tls;
 mod upkeep;
 pub mod users;
+mod variables;
 mod watched;
 
 pub use queue::QueueOptions;

@@ -21,7 +21,8 @@ use super::refusal::{self, JSON};
 use super::routes::{self, Endpoint, Route};
 use super::server::Server;
 use super::{
-    backup, caller, image, leader, load, nodes, readiness, removal, sql, statements, status, upkeep,
+    backup, caller, image, leader, load, nodes, pages, readiness, removal, sql, statements, status,
+    upkeep, variables,
 };
 
 /// Where there are users, every answer asks for one, as in rqlite.
@@ -72,8 +73,8 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
         return refusal::empty(StatusCode::OK);
     }
     let parameters = Parameters::parse(request.uri().query().unwrap_or_default());
-    let parameters = match (path, parameters) {
-        (Ok(_), Ok(parameters)) => parameters,
+    let (path, parameters) = match (path, parameters) {
+        (Ok(path), Ok(parameters)) => (path, parameters),
         (Err(error), _) | (_, Err(error)) => {
             return refusal::text(StatusCode::BAD_REQUEST, &error.to_string());
         }
@@ -95,22 +96,22 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
     match route.endpoint {
         Endpoint::Backup => backup::answer(server, &parameters, caller).await,
         Endpoint::Boot => load::boot(server, &parameters, caller, request).await,
+        Endpoint::Console => pages::console(&path, request.method()),
         Endpoint::Image => image::answer(server).await,
         Endpoint::Leader => leader::answer(server, &parameters, request, caller).await,
+        Endpoint::Licenses => pages::licences(),
         Endpoint::Load => load::answer(server, &parameters, caller, request).await,
         Endpoint::Nodes => nodes::answer(server, &parameters).await,
+        Endpoint::Profile => pages::profile(),
         Endpoint::Ready => readiness::answer(server, &parameters).await,
         Endpoint::Reap => upkeep::reap(server).await,
         Endpoint::Remove => removal::answer(server, &parameters, request, caller).await,
+        Endpoint::Root => pages::root(request.method()),
         Endpoint::Snapshot => upkeep::snapshot(server, &parameters).await,
         Endpoint::Sql => sql::answer(server, &parameters, request).await,
         Endpoint::Statements(shape) => statements::answer(server, shape, parameters, request).await,
-        Endpoint::Status => status::answer(server, &parameters),
-        Endpoint::Console
-        | Endpoint::Licenses
-        | Endpoint::Profile
-        | Endpoint::Root
-        | Endpoint::Variables => refusal::empty(StatusCode::NOT_FOUND),
+        Endpoint::Status => status::answer(server, &parameters).await,
+        Endpoint::Variables => variables::answer(server, &parameters),
     }
 }
 

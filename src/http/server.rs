@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::node::Node;
+use crate::node::{Node, Tally};
 
 use super::body::Budget;
 use super::connection::Connections;
+use super::counters::HttpCounter;
 use super::origin::Origins;
 use super::queue::{Queue, QueueOptions, QueueStatus};
 use super::tls::Tls;
@@ -86,6 +87,7 @@ pub(super) struct Server {
     /// The address that the listener is bound to.
     pub(super) bind_addr: String,
     pub(super) started: SystemTime,
+    pub(super) counters: Tally<HttpCounter>,
     pub(super) origins: Origins,
     /// What request bodies may take together.
     pub(super) bodies: Budget,
@@ -134,6 +136,7 @@ pub async fn serve(
         bodies: Budget::new(options.body_bytes_total_max),
         bind_addr: bound.to_string(),
         started: SystemTime::now(),
+        counters: Tally::default(),
         queue: Queue::start(node.clone(), options.queue),
         node,
         options,

@@ -14,6 +14,7 @@ use crate::node::{
 
 use super::body::{self, Share};
 use super::caller;
+use super::counters::HttpCounter;
 use super::parameters::{LevelAsked, Parameters};
 use super::queued;
 use super::redirect;
@@ -43,6 +44,7 @@ pub(super) async fn answer(
         Ok(received) => received,
         Err(response) => return response,
     };
+    count(server, shape, statements.len());
     let mut envelope = Envelope {
         shape,
         elapsed: Duration::ZERO,
@@ -78,7 +80,12 @@ pub(super) async fn answer(
     envelope.elapsed = started.elapsed();
     let served = match served {
         Ok(served) => served,
-        Err(refusal) => return refusal::refused(&refusal, &envelope),
+        Err(refusal) => {
+            if refusal == Refusal::LeaderNotFound {
+                server.counters.count(HttpCounter::LeaderNotFound);
+            }
+            return refusal::refused(&refusal, &envelope);
+        }
     };
     if parameters.flag("raft_index") {
         envelope.raft_index = served.raft_index;
@@ -92,6 +99,16 @@ pub(super) async fn answer(
         response.headers_mut().insert(SERVED_BY, served_by);
     }
     response
+}
+
+fn count(server: &Server, shape: Shape, statements: usize) {
+    let (call, each) = match shape {
+        Shape::Execute => (HttpCounter::Executions, HttpCounter::ExecuteStatements),
+        Shape::Query => (HttpCounter::Queries, HttpCounter::QueryStatements),
+        Shape::Unified => (HttpCounter::Requests, HttpCounter::RequestStatements),
+    };
+    server.counters.count(call);
+    server.counters.add(each, statements as u64);
 }
 
 /// The statements of a call and what they take of the budget of bodies, or the answer that refuses

@@ -1,5 +1,17 @@
 //! `GET /status`: what this node knows about itself. rqlite's keys where clients read them, our own
 //! under `wallaby`. `?key=store.raft.state` selects one part; an unknown key selects `{}`.
+//!
+//! Every value is measured or is the setting in force; what has no counterpart here is left out:
+//!
+//! | Left out | Because |
+//! |---|---|
+//! | `mux`, `network`, `http.cluster` | nodes talk QUIC, without multiplexer and connection pools |
+//! | `build.commit`, `build_time` | the same sources make the same program at any time |
+//! | `runtime.num_goroutine`, `version` | there is no Go runtime |
+//! | `store.raft.bolt`, `transport`, `protocol_version...` | of rqlite's Raft library |
+//! | `store.snapshot_store`, `trailing_logs` | the database is the snapshot; log is kept by bytes |
+//! | `store.sqlite3.mem_stats`, `ro_dsn`, `rw_dsn` | connections are not opened by such names |
+//! | `store.request_marshaler`, `observer`, `snapshot_cas` | parts that do not exist |
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,14 +20,17 @@ use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::node::NodeStatus;
+use crate::node::{NodeOptions, NodeStatus, SqliteFacts};
 
+use super::counters::HttpCounter;
 use super::parameters::Parameters;
 use super::server::Server;
 use super::{date, duration, json, queued, refusal};
 
-pub(super) fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
+pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
+    server.counters.count(HttpCounter::Status);
     let status = server.node.status();
+    let facts = server.node.sqlite_facts().await;
     let whole = json!({
         "build": { "version": env!("CARGO_PKG_VERSION"), "compiler_toolchain": "rustc" },
         "cluster": {
@@ -23,6 +38,7 @@ pub(super) fn answer(server: &Server, parameters: &Parameters) -> Response<Body>
             "api_addr": status.http_addr,
             "https": server.options.tls.is_some().to_string(),
         },
+        "extensions": { "names": server.node.options().extensions.names() },
         "http": {
             "allow_origin": server.options.allow_origin.as_deref().unwrap_or_default(),
             "auth": if server.node.has_authority() { "enabled" } else { "disabled" },
@@ -33,7 +49,7 @@ pub(super) fn answer(server: &Server, parameters: &Parameters) -> Response<Body>
         "node": process(server),
         "os": operating_system(),
         "runtime": runtime(),
-        "store": store(&status),
+        "store": store(server.node.options(), &status, &facts),
         "wallaby": wallaby(&status),
     });
     let selected = match parameters.text("key") {
@@ -100,6 +116,8 @@ fn operating_system() -> Value {
     let executable = std::env::current_exe().unwrap_or_default();
     json!({
         "executable": executable.to_string_lossy(),
+        "hostname": rustix::system::uname().nodename().to_string_lossy(),
+        "page_size": rustix::param::page_size(),
         "pid": std::process::id(),
         "ppid": std::os::unix::process::parent_id(),
     })
@@ -117,11 +135,12 @@ fn runtime() -> Value {
         "GOARCH": architecture,
         "GOMAXPROCS": processors,
         "GOOS": std::env::consts::OS,
+        "kubernetes_hint": std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
         "num_cpu": processors,
     })
 }
 
-fn store(status: &NodeStatus) -> Value {
+fn store(options: &NodeOptions, status: &NodeStatus, facts: &SqliteFacts) -> Value {
     let leader = status.leader.as_ref();
     let nodes: Vec<_> = status
         .members
@@ -134,12 +153,16 @@ fn store(status: &NodeStatus) -> Value {
             })
         })
         .collect();
-    let database_bytes = u64::from(status.page_count) * u64::from(status.page_size);
-    json!({
+    let mut store = json!({
         "addr": status.raft_addr,
-        "db_applied_index": status.applied_index,
+        "db_applied_index": status.data_index,
+        "db_conf": { "fk_constraints": options.foreign_keys },
         "dir": status.data_dir,
+        "dir_size": status.footprint.dir_bytes,
+        "election_timeout": duration::format(options.election_min()),
         "fsm_index": status.applied_index,
+        "fsm_term": status.applied_term,
+        "heartbeat_timeout": duration::format(options.heartbeat()),
         "leader": {
             "addr": leader.map_or("", |leader| leader.raft_addr.as_str()),
             "node_id": leader.map_or("", |leader| leader.name.as_str()),
@@ -150,12 +173,43 @@ fn store(status: &NodeStatus) -> Value {
         "raft": raft(status),
         "raft_id": status.raft_id.to_string(),
         "ready": status.ready,
-        "sqlite3": {
-            "db_size": database_bytes,
-            "size": database_bytes,
-            "wal_size": status.wal_bytes,
+        "snapshot_interval": duration::format(options.checkpoint_interval),
+        "snapshot_threshold": options.checkpoint_entries,
+        "sqlite3": sqlite(options, status, facts),
+    });
+    if let Some(applied_at) = status.applied_at {
+        store["fsm_update_time"] = json!(moment(applied_at));
+    }
+    store
+}
+
+/// `db_size` is the database's, `size` that of its main file, which may lag behind the WAL.
+fn sqlite(options: &NodeOptions, status: &NodeStatus, facts: &SqliteFacts) -> Value {
+    let mut sqlite = json!({
+        "compile_options": facts.compile_options,
+        "conn_pool_stats": {
+            "ro": { "max_open_connections": options.readers },
+            "rw": { "max_open_connections": 1 },
         },
-    })
+        "db_size": u64::from(status.page_count) * u64::from(status.page_size),
+        "path": status.database_path,
+        "pragmas": { "ro": pragmas(&facts.readers), "rw": pragmas(&facts.writer) },
+        "size": status.footprint.database_bytes,
+        "version": facts.version,
+        "wal_size": status.wal_bytes,
+    });
+    if let Some(modified) = status.footprint.modified {
+        sqlite["last_modified"] = json!(moment(modified));
+    }
+    sqlite
+}
+
+fn pragmas(pragmas: &[(String, String)]) -> Value {
+    pragmas
+        .iter()
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// Numbers as strings, as rqlite's Raft library reports them.
@@ -170,6 +224,8 @@ fn raft(status: &NodeStatus) -> Value {
         "commit_index": status.committed_index.to_string(),
         "last_log_index": status.last_log_index.to_string(),
         "last_snapshot_index": status.checkpoint_index.to_string(),
+        "last_snapshot_term": status.checkpoint_term.to_string(),
+        "latest_configuration_index": status.membership_index.to_string(),
         "log_size": status.log_bytes,
         "num_peers": voters.saturating_sub(usize::from(votes)).to_string(),
         "state": status.state,

@@ -13,6 +13,7 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 
 use super::Raft;
+use super::tally::{NodeCounter, Tally};
 use super::wire::{self, Greeting, Introduction, Joined, Joining, kind};
 use crate::raft::{Member, Membership};
 use crate::transport::{Endpoint, Priority};
@@ -22,17 +23,24 @@ pub(crate) struct Admission {
     raft: Arc<OnceLock<Raft>>,
     endpoint: Endpoint,
     raft_id: u64,
+    tally: Arc<Tally<NodeCounter>>,
     /// Held by whoever changes the membership or hands the leadership over.
     pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 impl Admission {
-    pub(crate) fn new(raft: Arc<OnceLock<Raft>>, endpoint: Endpoint, raft_id: u64) -> Arc<Self> {
+    pub(crate) fn new(
+        raft: Arc<OnceLock<Raft>>,
+        endpoint: Endpoint,
+        raft_id: u64,
+        tally: Arc<Tally<NodeCounter>>,
+    ) -> Arc<Self> {
         let changing = tokio::sync::Mutex::default();
         Arc::new(Self {
             raft,
             endpoint,
             raft_id,
+            tally,
             changing,
         })
     }
@@ -70,6 +78,7 @@ impl Admission {
         let config = membership(raft);
         let known = config.get_node(&id).cloned();
         if known.as_ref() == Some(&member) && settled_voters(&config).contains(&id) {
+            self.tally.count(NodeCounter::JoinsIgnored);
             return Ok(());
         }
         let namesakes = self.namesakes(&config, id, &member).await?;
@@ -94,6 +103,7 @@ impl Admission {
         }
         caught_up(raft, id).await?;
         let voters: BTreeSet<u64> = config.voter_ids().collect();
+        let replaced = namesakes.len() as u64;
         let (voters, learners) = namesakes.into_iter().partition(|old| voters.contains(old));
         change(
             raft,
@@ -105,6 +115,8 @@ impl Admission {
             false,
         )
         .await?;
+        self.tally.count(NodeCounter::Joins);
+        self.tally.add(NodeCounter::RemovedBeforeJoins, replaced);
         tracing::info!(
             name = member.name,
             addr = member.raft_addr,

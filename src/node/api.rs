@@ -1,10 +1,11 @@
 //! The public interface of a node, as `http` and `cli` see it: requests in, answers and errors out.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::caller::Credentials;
+use super::footprint::Footprint;
 use crate::sqlite::{Reply, Request};
 
 /// The guarantee a read asks for.
@@ -207,12 +208,24 @@ pub struct NodeStatus {
     pub committed_index: u64,
     /// The last applied index.
     pub applied_index: u64,
+    /// The term of the last applied entry; 0 if none.
+    pub applied_term: u64,
+    /// When an entry was last applied; `None` if none was since the node started.
+    pub applied_at: Option<SystemTime>,
     /// Index of the last data entry that was not rejected.
     pub data_index: u64,
     /// The index below which the log was purged.
     pub purged_index: u64,
     /// Index of the last durable checkpoint record.
     pub checkpoint_index: u64,
+    /// The term of that record; 0 if there is none.
+    pub checkpoint_term: u64,
+    /// Index of the entry that made the members what they are.
+    pub membership_index: u64,
+    /// The database's main file.
+    pub database_path: String,
+    /// What the data directory takes on the disk; no more than a second old.
+    pub footprint: Footprint,
     /// Database hash, 32 hex digits.
     pub database_hash: String,
     /// Pages of the database.

@@ -4,7 +4,9 @@
 //! pages change (at the end of an injection or of SQLite's COMMIT), the apply task for every other
 //! entry, so that the database and the frontier never disagree where the owner looks at them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
@@ -32,6 +34,8 @@ impl Reached {
 pub(crate) struct Frontier {
     state: Mutex<State>,
     reached: watch::Sender<Reached>,
+    /// Nanoseconds of Unix time at the last advance; 0 before the first.
+    advanced_ns: AtomicU64,
 }
 
 /// The fence and the membership at the last applied entry.
@@ -84,6 +88,7 @@ impl Frontier {
         Self {
             state: Mutex::new(State::new(fence, membership)),
             reached: watch::Sender::new(reached),
+            advanced_ns: AtomicU64::new(0),
         }
     }
 
@@ -101,8 +106,17 @@ impl Frontier {
             data: state.fence.last_data,
         };
         drop(state);
+        let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        self.advanced_ns.store(now, Ordering::Relaxed);
         self.reached.send_replace(reached);
         result
+    }
+
+    /// When the last entry was applied; `None` if none was since the node started.
+    pub(crate) fn advanced_at(&self) -> Option<SystemTime> {
+        let ns = self.advanced_ns.load(Ordering::Relaxed);
+        (ns > 0).then(|| UNIX_EPOCH + Duration::from_nanos(ns))
     }
 
     /// A watch on what was reached.

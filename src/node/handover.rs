@@ -63,6 +63,22 @@ impl Inner {
         gone.unwrap_or_else(|error| Report::Impossible(format!("stepdown: {error}")))
     }
 
+    /// Hands over before this node closes, if it leads and another voter answers: the others need
+    /// not first notice that their leader is gone. If it fails an election will find a leader.
+    pub(crate) async fn hand_over_at_the_end(self: &Arc<Self>) {
+        let me = self.membership.raft_id();
+        let config = membership(&self.raft);
+        let mut heirs = config.voter_ids().filter(|voter| *voter != me);
+        if !self.raft.is_leader() || !heirs.any(|voter| self.answers(voter)) {
+            return;
+        }
+        match self.step_down(None, true, HOLD_MAX).await {
+            Report::Done => tracing::info!("the leadership is handed over"),
+            Report::Impossible(why) => tracing::info!(why, "the leadership is not handed over"),
+            Report::NotLeader | Report::Refused(_) | Report::Written(_) => {}
+        }
+    }
+
     /// Who is to take over; the errors are rqlite's.
     fn successor(&self, to: Option<&str>) -> Result<u64, String> {
         let me = self.membership.raft_id();

@@ -45,6 +45,8 @@ pub(crate) struct Membership {
 
 /// How a node looks for its cluster.
 pub(crate) struct Search {
+    /// How long it looks before it gives up.
+    pub(crate) time_max: Duration,
     /// Raft addresses to ask.
     pub(crate) join: Vec<String>,
     /// How many nodes start a cluster together; 0: none.
@@ -170,15 +172,33 @@ impl Membership {
             return Ok((cluster, Settled::Initialise(alone)));
         }
         tracing::info!(peers = ?self.search.join, "looking for a cluster");
+        let begun = Instant::now();
         loop {
             let met = self.greet_all(endpoint).await;
             if let Some(found) = self.look_around(endpoint, &met).await? {
                 return Ok(found);
             }
+            if begun.elapsed() > self.search.time_max {
+                return Err(self.lonely());
+            }
             let mut assigned = self.assigned.subscribe();
             // Either somebody adopts us, or we look again.
             let _ = tokio::time::timeout(GREETING_INTERVAL, assigned.changed()).await;
         }
+    }
+
+    /// Why the node gives up looking for a cluster.
+    fn lonely(&self) -> Error {
+        let (who, flags) = if self.search.bootstrap_expect > 0 {
+            ("too few nodes", "-bootstrap-expect-timeout")
+        } else {
+            ("no node of a cluster", "-join-attempts and -join-interval")
+        };
+        Error::Configuration(format!(
+            "{who} answered at {} within {:?} ({flags})",
+            self.search.join.join(", "),
+            self.search.time_max
+        ))
     }
 
     /// One round of [`Membership::settle`].

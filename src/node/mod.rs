@@ -17,7 +17,8 @@
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
 //! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
-//! | `health`, `notices`, `stages` | what is wrong, what an operator is told, how far things are |
+//! | `health`, `notices` | what is wrong, what an operator is told |
+//! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
 //!
 //! Invariants:
 //! * Acknowledged means: flushed on a quorum, applied here, and committed by SQLite.
@@ -39,8 +40,10 @@ mod contact;
 mod dismissal;
 mod errand;
 mod error;
+mod facts;
 mod fence;
 mod flight;
+mod footprint;
 mod frontier;
 mod gate;
 mod handover;
@@ -68,6 +71,7 @@ mod scratch;
 mod spool;
 mod stages;
 mod status;
+mod tally;
 mod tasks;
 mod upkeep;
 mod upload;
@@ -81,10 +85,14 @@ pub use api::{
 pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
 pub use error::Error;
+pub use facts::SqliteFacts;
+pub use footprint::Footprint;
 pub use image::ImageReader;
 pub use options::NodeOptions;
 pub use running::Node;
 pub use stages::Stage;
+pub(crate) use tally::counted;
+pub use tally::{Count, Counted, NodeCounter, Tally};
 pub use upkeep::Checkpointed;
 pub use upload::{Content, Upload};
 

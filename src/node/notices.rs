@@ -9,6 +9,7 @@ use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 
 use super::running::Inner;
+use super::tally::NodeCounter;
 
 /// Reports each change of the leader, as this node sees it.
 pub(crate) async fn leaders(inner: Arc<Inner>) {
@@ -21,6 +22,7 @@ pub(crate) async fn leaders(inner: Arc<Inner>) {
         };
         let seen = leader.map(|leader| (leader, term));
         if seen != known {
+            inner.tally.count(NodeCounter::LeaderChanges);
             match leader {
                 Some(leader) if leader == inner.membership.raft_id() => {
                     tracing::info!(term, "this node leads");

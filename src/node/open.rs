@@ -18,6 +18,7 @@ use super::caller::Doorkeeper;
 use super::contact::Contact;
 use super::error::Error;
 use super::flight::Flights;
+use super::footprint::Footprints;
 use super::frontier::Frontier;
 use super::gate::{Desk, Origin};
 use super::health::Health;
@@ -34,6 +35,7 @@ use super::recovery::{Recovered, reconcile, recover};
 use super::rounds::Rounds;
 use super::running::{Inner, Node, Shell, check};
 use super::stages::Stages;
+use super::tally::{NodeCounter, Tally};
 use super::tasks;
 use super::write::{WriteQueue, run_groups};
 use crate::raft::Member;
@@ -49,6 +51,7 @@ struct Assembly {
     doorkeeper: Arc<Doorkeeper>,
     membership: Arc<Membership>,
     health: Arc<Health>,
+    tally: Arc<Tally<NodeCounter>>,
     endpoint: Endpoint,
     raft: Arc<OnceLock<Raft>>,
     handler_node: Arc<OnceLock<Weak<Inner>>>,
@@ -121,6 +124,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     };
     let endpoint = bind(&options, &identity)?;
     let (raft, health) = (Arc::new(OnceLock::new()), Arc::new(Health::default()));
+    let tally = Arc::<Tally<NodeCounter>>::default();
     let assigned = identity.cluster;
     let raft_id = identity.raft_id;
     let membership = Membership::new(
@@ -131,18 +135,25 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
             join: options.join.clone(),
             bootstrap_expect: options.bootstrap_expect,
             caller: options.join_as.clone(),
+            time_max: options.settle_time_max,
         },
         Arc::clone(&raft),
         Arc::clone(&health),
     );
     let handler_node = Arc::new(OnceLock::new());
-    let admission = Admission::new(Arc::clone(&raft), endpoint.clone(), raft_id);
+    let admission = Admission::new(
+        Arc::clone(&raft),
+        endpoint.clone(),
+        raft_id,
+        Arc::clone(&tally),
+    );
     let doorkeeper = Arc::new(Doorkeeper::new(options.authority.clone()));
     endpoint.serve(Arc::new(Shared(Arc::new(Peers {
         gate: JoinGate::new(Arc::clone(&doorkeeper)),
         membership: Arc::clone(&membership),
         admission: Arc::clone(&admission),
         raft: Arc::clone(&raft),
+        tally: Arc::clone(&tally),
         dir: options.data_dir.clone(),
         node: Arc::clone(&handler_node),
     }))));
@@ -151,6 +162,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         doorkeeper: Arc::clone(&doorkeeper),
         membership: Arc::clone(&membership),
         health: Arc::clone(&health),
+        tally: Arc::clone(&tally),
         endpoint: endpoint.clone(),
         inner: OnceLock::new(),
         runtime: Mutex::new(None),
@@ -161,6 +173,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         doorkeeper,
         membership,
         health,
+        tally,
         endpoint,
         raft,
         handler_node,
@@ -267,9 +280,12 @@ impl Assembly {
             flights,
             frontier,
             stages,
+            tally: Arc::clone(&self.tally),
             writes,
             rounds,
             watches,
+            footprints: Footprints::default(),
+            facts: OnceLock::new(),
             admission: Arc::clone(&self.admission),
             contact: Contact::default(),
             handed_over_term: AtomicU64::new(0),
@@ -320,7 +336,10 @@ impl Assembly {
             desk,
             log: from.log,
             health: Arc::clone(&self.health),
+            tally: Arc::clone(&self.tally),
             checkpoint_wal_bytes: options.checkpoint_wal_bytes,
+            checkpoint_entries: options.checkpoint_entries,
+            checkpoint_interval: options.checkpoint_interval,
             outlets,
         };
         let (lock, hashes) = (from.lock, from.hashes);
@@ -352,12 +371,15 @@ impl Assembly {
 }
 
 impl Inner {
-    async fn close(&self) {
+    async fn close(self: &Arc<Self>) {
         self.is_closing.store(true, Ordering::Release);
         // The group in flight is finished if the quorum answers in time; else it stays undecided.
         let begun = Instant::now();
         while self.flights.is_in_the_air() && begun.elapsed() < FLIGHT_PATIENCE {
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if self.options.hands_over {
+            self.hand_over_at_the_end().await;
         }
         // What is being applied is finished too, before the database is closed under it.
         let idle = self.raft.with_state_machine(|_| Box::pin(async {}));

@@ -37,6 +37,14 @@ pub struct NodeOptions {
     pub open_wait: Duration,
     /// Bytes of SQLite's WAL that start a checkpoint.
     pub checkpoint_wal_bytes: u64,
+    /// Log entries that start a checkpoint; 0: none do.
+    pub checkpoint_entries: u64,
+    /// How often the number of log entries is looked at.
+    pub checkpoint_interval: Duration,
+    /// Whether the leadership is handed over before the node closes.
+    pub hands_over: bool,
+    /// How long a node without a cluster looks for one before it gives up.
+    pub settle_time_max: Duration,
     /// Time between heartbeats; `None`: 90 ms.
     pub heartbeat: Option<Duration>,
     /// Shortest election time-out; the longest is 1.6 times this. `None`: 250 ms.
@@ -80,6 +88,10 @@ impl NodeOptions {
             readers: READERS,
             open_wait: Duration::from_secs(10),
             checkpoint_wal_bytes: CHECKPOINT_WAL_BYTES,
+            checkpoint_entries: CHECKPOINT_ENTRIES,
+            checkpoint_interval: CHECKPOINT_INTERVAL,
+            hands_over: true,
+            settle_time_max: SETTLE_TIME_MAX,
             heartbeat: None,
             election: None,
             entry_bytes_max: ENTRY_BYTES_MAX,
@@ -124,6 +136,13 @@ pub(super) const READERS: usize = 4;
 
 /// 4 MiB: about a thousand pages, checkpointed within milliseconds.
 pub(super) const CHECKPOINT_WAL_BYTES: u64 = 4 << 20;
+
+/// As many entries as rqlite lets its log grow by, and as often as it looks.
+const CHECKPOINT_ENTRIES: u64 = 8192;
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Five attempts of three seconds, as rqlite.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(15);
 
 /// 2 MiB: bounds the flush that a heartbeat acknowledgement may have to wait for.
 pub(super) const ENTRY_BYTES_MAX: usize = 2 << 20;

@@ -20,6 +20,8 @@ pub(crate) struct Extent {
 pub(crate) struct Outlets {
     /// Filled when the database exists.
     pub(crate) readers: Arc<OnceLock<Readers>>,
+    /// How the connection that writes is set; filled when the database exists.
+    pub(crate) pragmas: Arc<OnceLock<Vec<(String, String)>>>,
     /// The last durable checkpoint record.
     pub(crate) recorded: watch::Sender<Option<Recorded>>,
     /// What keeps checkpoints from completing.
@@ -31,6 +33,7 @@ pub(crate) struct Outlets {
 /// Everyone else's side.
 pub(crate) struct Watches {
     pub(crate) readers: Arc<OnceLock<Readers>>,
+    pub(crate) pragmas: Arc<OnceLock<Vec<(String, String)>>>,
     pub(crate) recorded: watch::Receiver<Option<Recorded>>,
     pub(crate) blocked: watch::Receiver<Option<String>>,
     pub(crate) extent: watch::Receiver<Extent>,
@@ -39,17 +42,20 @@ pub(crate) struct Watches {
 impl Outlets {
     pub(crate) fn new(recorded: Option<Recorded>) -> (Self, Watches) {
         let readers = Arc::new(OnceLock::new());
+        let pragmas = Arc::new(OnceLock::new());
         let (recorded, recorded_watch) = watch::channel(recorded);
         let (blocked, blocked_watch) = watch::channel(None);
         let (extent, extent_watch) = watch::channel(Extent::default());
         let watches = Watches {
             readers: Arc::clone(&readers),
+            pragmas: Arc::clone(&pragmas),
             recorded: recorded_watch,
             blocked: blocked_watch,
             extent: extent_watch,
         };
         let outlets = Self {
             readers,
+            pragmas,
             recorded,
             blocked,
             extent,

@@ -26,6 +26,7 @@ use super::parts::{StagedParts, all_pages, first_hash};
 use super::proposer::Ticket;
 use super::scratch::Scratch;
 use super::spool::Spool;
+use super::tally::{NodeCounter, Tally};
 use super::upkeep::Checkpointed;
 use super::upload::Upload;
 use crate::raft::StoredMembership;
@@ -108,7 +109,12 @@ pub(crate) struct OwnerContext {
     pub(crate) desk: Arc<Desk>,
     pub(crate) log: Log,
     pub(crate) health: Arc<Health>,
+    pub(crate) tally: Arc<Tally<NodeCounter>>,
     pub(crate) checkpoint_wal_bytes: u64,
+    /// Entries since the last record that start a checkpoint; 0: none do.
+    pub(crate) checkpoint_entries: u64,
+    /// How often they are counted.
+    pub(crate) checkpoint_interval: Duration,
     pub(crate) outlets: Outlets,
 }
 
@@ -288,6 +294,8 @@ impl OwnerThread {
         let gate = Box::new(QuorumGate(Arc::clone(&self.context.desk)));
         let database = Database::open(self.context.database, lock, hashes, gate)?;
         let writer = Writer::new(database.connection(), &self.context.writer)?;
+        // Filled before the readers are, who are asked first.
+        let _ = self.context.outlets.pragmas.set(database.pragmas());
         let readers = Readers::open(self.context.readers.clone());
         let readers = readers.map_err(Error::io("start the read threads"))?;
         if self.context.outlets.readers.set(readers).is_err() {
@@ -435,6 +443,7 @@ impl OwnerThread {
             state.fence = Fence::at(Some(manifest.applied), manifest.data);
             state.membership = manifest.membership.clone();
         });
+        self.context.tally.count(NodeCounter::ImagesInstalled);
         if !self.try_checkpoint(RECORD_WAIT) {
             tracing::info!("the installed image stays spooled until a checkpoint completes");
         }

@@ -21,6 +21,7 @@ use super::manifest::Manifest;
 use super::membership::Membership;
 use super::running::Inner;
 use super::spool::{Spool, SpoolWriter};
+use super::tally::{NodeCounter, Tally};
 use super::wire::{
     self, Adopted, Adoption, AppendReply, Call, Forward, Forwarded, Greeting, Introduction, Joined,
     Joining, SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteMirror,
@@ -38,6 +39,7 @@ pub(crate) struct Peers {
     pub(crate) membership: Arc<Membership>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) raft: Arc<OnceLock<Raft>>,
+    pub(crate) tally: Arc<Tally<NodeCounter>>,
     pub(crate) dir: PathBuf,
     /// Filled when the node is complete; weak, because the node owns the endpoint that owns us.
     pub(crate) node: Arc<OnceLock<Weak<Inner>>>,
@@ -95,6 +97,7 @@ impl Peers {
         match kind {
             kind::GREETING => {
                 let greeting: Greeting = wire::decode(&body)?;
+                self.tally.count(NodeCounter::GreetingsReceived);
                 return Ok(wire::encode(&self.greeted(&greeting).await));
             }
             kind::ADOPT => {
@@ -122,6 +125,11 @@ impl Peers {
             kind::FORWARD => {
                 let forward: Forward = wire::decode(&body)?;
                 let reads = matches!(forward.call, Call::Query(_));
+                self.tally.count(match forward.call {
+                    Call::Execute => NodeCounter::ExecutesReceived,
+                    Call::Query(_) => NodeCounter::QueriesReceived,
+                    Call::Request(_) => NodeCounter::RequestsReceived,
+                });
                 let reply = wire::encode(&self.forwarded(forward).await);
                 if reply.len() <= FRAME_BYTES_MAX as usize {
                     return Ok(reply);
@@ -148,6 +156,7 @@ impl Peers {
             }
             kind::JOIN => {
                 let joining: Joining = wire::decode(&body)?;
+                self.tally.count(NodeCounter::JoinsReceived);
                 if joining.raft_id != peer.node {
                     return Err("it asks to join as another node".to_owned());
                 }

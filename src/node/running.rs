@@ -14,7 +14,9 @@ use super::api::{Freshness, Level, ReadRequest, Refusal, Served, WriteRequest};
 use super::caller::{Credentials, Doorkeeper, Permission};
 use super::contact::Contact;
 use super::error::Error;
+use super::facts::SqliteFacts;
 use super::flight::Flights;
+use super::footprint::Footprints;
 use super::frontier::Frontier;
 use super::health::Health;
 use super::membership::Membership;
@@ -23,6 +25,7 @@ use super::outlets::Watches;
 use super::owner::Owner;
 use super::rounds::Rounds;
 use super::stages::Stages;
+use super::tally::{NodeCounter, Tally};
 use super::wire::{self, Call, Forward, Forwarded, kind};
 use super::write::{ROUTE_INTERVAL, WriteQueue, served};
 use crate::raft::log::Log;
@@ -45,6 +48,7 @@ pub(crate) struct Shell {
     pub(crate) doorkeeper: Arc<Doorkeeper>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) health: Arc<Health>,
+    pub(crate) tally: Arc<Tally<NodeCounter>>,
     pub(crate) endpoint: Endpoint,
     pub(crate) inner: OnceLock<Arc<Inner>>,
     /// Raft and QUIC run here, away from HTTP and its clients.
@@ -64,9 +68,12 @@ pub(crate) struct Inner {
     pub(crate) flights: Arc<Flights>,
     pub(crate) frontier: Arc<Frontier>,
     pub(crate) stages: Arc<Stages>,
+    pub(crate) tally: Arc<Tally<NodeCounter>>,
     pub(crate) writes: WriteQueue,
     pub(crate) rounds: Rounds,
     pub(crate) watches: Watches,
+    pub(crate) footprints: Footprints,
+    pub(crate) facts: OnceLock<SqliteFacts>,
     pub(crate) admission: Arc<Admission>,
     /// When the leader was last heard.
     pub(crate) contact: Contact,
@@ -125,10 +132,28 @@ impl Node {
         self.routed(Call::Request(read.level), read.into()).await
     }
 
+    /// Whether this node leads, and may execute.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.inner().is_ok_and(|inner| inner.leading().is_some())
+    }
+
+    /// What the node counts.
+    #[must_use]
+    pub fn counters(&self) -> &Tally<NodeCounter> {
+        &self.shell.tally
+    }
+
     /// A watch on why the node stopped serving; the process should end when it does.
     #[must_use]
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.shell.health.watch()
+    }
+
+    /// What the node was told when it was opened.
+    #[must_use]
+    pub fn options(&self) -> &NodeOptions {
+        &self.shell.options
     }
 
     /// Whether a caller may do all of this on this node.
@@ -178,7 +203,11 @@ impl Node {
             }
             let attempt = match inner.route() {
                 Route::Here => inner.lead(call, write.request.clone(), left).await,
-                Route::There { node, addr } => inner.forward(node, &addr, call, &write, left).await,
+                Route::There { node, addr } => {
+                    let handed = inner.forward(node, &addr, call, &write, left).await;
+                    inner.count_handed(call, handed.is_ok());
+                    handed
+                }
                 Route::Nowhere => Err(None),
             };
             match attempt {
@@ -313,6 +342,19 @@ impl Inner {
             Ok(Forwarded::Refused(refusal)) => Err(Some(refusal)),
             Ok(Forwarded::NotLeader) => Err(None),
             Err(what) => Err(Some(Refusal::Unknown(what))),
+        }
+    }
+
+    fn count_handed(&self, call: Call, well: bool) {
+        use NodeCounter as Of;
+        let (all, failed) = match call {
+            Call::Execute => (Of::RemoteExecutions, Of::RemoteExecutionsFailed),
+            Call::Query(_) => (Of::RemoteQueries, Of::RemoteQueriesFailed),
+            Call::Request(_) => (Of::RemoteRequests, Of::RemoteRequestsFailed),
+        };
+        self.tally.count(all);
+        if !well {
+            self.tally.count(failed);
         }
     }
 

@@ -9,6 +9,7 @@ use super::image::ImageReader;
 use super::running::{Inner, Node};
 use super::wire::{self, Greeting, Introduction, kind};
 use crate::raft::Member;
+use crate::sqlite::StartLock;
 use crate::transport::Priority;
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
@@ -27,6 +28,7 @@ impl Node {
             raft_addr: member.raft_addr.clone(),
             http_addr: member.http_addr.clone(),
             out_of_service: shell.health.failure(),
+            database_path: database_path(&shell.options.data_dir),
             ..NodeStatus::default()
         };
         if let Some(inner) = shell.inner.get() {
@@ -135,6 +137,10 @@ impl Node {
     }
 }
 
+fn database_path(dir: &std::path::Path) -> String {
+    dir.join(StartLock::FILE_NAME).display().to_string()
+}
+
 impl Inner {
     fn fill(&self, status: &mut NodeStatus) {
         let metrics = self.raft.metrics();
@@ -149,14 +155,17 @@ impl Inner {
         status.last_log_index = metrics.last_log_index.unwrap_or(0);
         status.committed_index = metrics.local_committed.map_or(0, |id| id.index);
         status.applied_index = state.fence.last_applied.map_or(0, |at| at.index);
+        status.applied_term = state.fence.last_applied.map_or(0, |at| at.term);
+        status.applied_at = self.frontier.advanced_at();
         status.data_index = state.fence.last_data.map_or(0, |at| at.index);
         status.purged_index = metrics.purged.map_or(0, |id| id.index);
-        status.checkpoint_index = self
-            .watches
-            .recorded
-            .borrow()
-            .as_ref()
-            .map_or(0, |recorded| recorded.applied.index);
+        let recorded = self.watches.recorded.borrow();
+        let recorded = recorded.as_ref().map(|recorded| recorded.applied);
+        status.checkpoint_index = recorded.map_or(0, |applied| applied.index);
+        status.checkpoint_term = recorded.map_or(0, |applied| applied.term);
+        let membership = metrics.membership_config.log_id();
+        status.membership_index = membership.as_ref().map_or(0, |id| id.index);
+        status.footprint = self.footprints.measure(&self.options.data_dir);
         status.database_hash = format!("{:032x}", extent.hash);
         status.page_count = extent.page_count;
         status.page_size = extent.page_size;

@@ -159,9 +159,7 @@ impl Guard {
             *lock(&self.savepoint) = savepoint_action(action);
         }
         match self.judge(action) {
-            Ok(()) if self.mode() != Mode::Server && is_foreign_key_switch(action) => {
-                Verdict::Ignore
-            }
+            Ok(()) if self.mode() != Mode::Server && is_left_out(action) => Verdict::Ignore,
             Ok(()) => Verdict::Allow,
             Err(reason) => {
                 lock(&self.refusal).get_or_insert(reason);
@@ -217,6 +215,7 @@ impl Guard {
             (Some(value), _) if name == "foreign_keys" => {
                 return self.judge_foreign_keys(as_boolean(value));
             }
+            (Some(_), _) if TUNING.contains(&name) => true,
             (Some(_), Mode::Read) if WRITING.contains(&name) || STORED.contains(&name) => {
                 return Err(WRITE_IN_QUERY.to_owned());
             }
@@ -299,6 +298,20 @@ const WITH_ARGUMENT: [&str; 10] = [
     "table_xinfo",
 ];
 
+/// Pragmas whose value only tunes a connection, with no effect on any result: setting them is
+/// accepted, because drivers do so for every connection, and left out.
+const TUNING: [&str; 9] = [
+    "analysis_limit",
+    "automatic_index",
+    "busy_timeout",
+    "cache_size",
+    "cache_spill",
+    "journal_size_limit",
+    "mmap_size",
+    "temp_store",
+    "threads",
+];
+
 /// Pragmas that change the database, with or without an argument.
 const WRITING: [&str; 2] = ["incremental_vacuum", "optimize"];
 
@@ -317,9 +330,12 @@ const TEMPORARY: [c_int; 8] = [
     ffi::SQLITE_DROP_TEMP_VIEW,
 ];
 
-/// Setting `foreign_keys`: not left to SQLite, which would not undo it at the end of the request.
-fn is_foreign_key_switch(action: &Action<'_>) -> bool {
-    action.code == ffi::SQLITE_PRAGMA && action.second.is_some() && is(action.first, "foreign_keys")
+/// Settings of the connection, which all clients share. `foreign_keys` is not left to SQLite because
+/// that would not undo it at the end of the request.
+fn is_left_out(action: &Action<'_>) -> bool {
+    let is_setting = action.code == ffi::SQLITE_PRAGMA && action.second.is_some();
+    is_setting
+        && (is(action.first, "foreign_keys") || TUNING.iter().any(|name| is(action.first, name)))
 }
 
 fn savepoint_action(action: &Action<'_>) -> Option<SavepointAction> {

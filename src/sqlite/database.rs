@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags, TransactionState};
 use super::capture::{Frames, Limits};
 use super::checkpoint::{self, Backfill, Checkpoint};
 use super::error::Error;
+use super::facts;
 use super::image::{Alive, Image, Source};
 use super::inject::{self, Change, failed};
 use super::page_hashes::PageHashes;
@@ -71,6 +72,12 @@ pub struct Database {
 }
 
 impl Database {
+    /// Pragmas of the connection that writes, by name.
+    #[must_use]
+    pub fn pragmas(&self) -> Vec<(String, String)> {
+        facts::pragmas(&self.connection)
+    }
+
     /// Opens the database that [`Redo`](super::Redo) or [`create`](super::create) has put in order,
     /// and lets other processes read it.
     ///

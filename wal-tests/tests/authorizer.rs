@@ -145,7 +145,7 @@ fn statements_that_reach_beyond_the_database_are_refused() {
 }
 
 /// Pragmas that are connection state, or would damage the file. The refusal repeats them.
-const REFUSED_PRAGMAS: [&str; 22] = [
+const REFUSED_PRAGMAS: [&str; 20] = [
     "PRAGMA writable_schema=ON",
     "PRAGMA writable_schema",
     "PRAGMA locking_mode=EXCLUSIVE",
@@ -154,7 +154,6 @@ const REFUSED_PRAGMAS: [&str; 22] = [
     "PRAGMA schema_version=5",
     "PRAGMA page_size=512",
     "PRAGMA auto_vacuum=1",
-    "PRAGMA mmap_size=100000",
     "PRAGMA max_page_count=1",
     "PRAGMA hard_heap_limit=1",
     "PRAGMA soft_heap_limit",
@@ -164,7 +163,6 @@ const REFUSED_PRAGMAS: [&str; 22] = [
     "PRAGMA cell_size_check=1",
     "PRAGMA trusted_schema=0",
     "PRAGMA reverse_unordered_selects=1",
-    "PRAGMA cache_spill=0",
     "PRAGMA secure_delete=0",
     "PRAGMA temp_store_directory=x",
     "PRAGMA encoding=UTF16",
@@ -179,6 +177,34 @@ fn pragmas_are_refused_unless_they_are_known_to_be_harmless() {
             assert_eq!(only(reply), expected, "{shape:?}");
         }
     }
+}
+
+#[test]
+fn settings_that_only_tune_a_connection_are_accepted_and_left_out() {
+    for shape in [Shape::Execute, Shape::Query, Shape::Unified] {
+        let texts = [
+            "PRAGMA cache_size=17",
+            "PRAGMA busy_timeout(17)",
+            "PRAGMA temp_store = 1",
+            "PRAGMA MMAP_SIZE=17000",
+            "PRAGMA cache_spill=0",
+        ];
+        let replies = run(&WriterOptions::default(), shape, &texts);
+        let written = Answer::Written {
+            last_insert_id: 0,
+            rows_affected: 0,
+        };
+        for (sql, reply) in texts.iter().zip(&replies) {
+            assert_eq!(only(reply), written, "{shape:?} {sql}");
+        }
+    }
+    let texts = [
+        "PRAGMA cache_size",
+        "PRAGMA cache_size=17",
+        "PRAGMA cache_size",
+    ];
+    let replies = run(&WriterOptions::default(), Shape::Unified, &texts);
+    assert_eq!(only(&replies[0]), only(&replies[2]), "it was left out");
 }
 
 #[test]

@@ -48,6 +48,9 @@ fn assert_loaded(path: &Path, nodes: usize) {
         let sql = "SELECT t.v, w.v, twice(1) FROM t, w";
         let rows = cluster.client().query(cluster.address(node), "none", sql);
         assert_eq!(rows.unwrap(), [[json!(42), json!(84), json!(2)]]);
+        let names = "/status?key=extensions.names";
+        let names = cluster.client().json(cluster.address(node), names);
+        assert_eq!(names.unwrap(), json!(["twice.so"]));
     }
     let refused = cluster
         .client()

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::error::Error;
+use super::super::tally::NodeCounter;
 use super::super::upkeep::Checkpointed;
 use super::{OwnerThread, Recorded, State};
 use crate::raft::codec::encode_membership;
@@ -13,6 +14,8 @@ use crate::wal::Position;
 /// When to try a checkpoint again.
 #[derive(Default)]
 pub(super) struct Pace {
+    /// When the log's entries were counted last.
+    counted: Option<Instant>,
     pub(super) tried: Option<Instant>,
     pub(super) incomplete: bool,
     pub(super) applied: Option<Position>,
@@ -26,6 +29,9 @@ impl OwnerThread {
         };
         let wal_bytes = open.wal_bytes();
         if wal_bytes < threshold {
+            if self.has_many_entries() {
+                self.try_checkpoint(SHORT_WAIT);
+            }
             return;
         }
         if wal_bytes > IMAGE_WAL_BYTES_MAX.max(threshold) {
@@ -47,9 +53,27 @@ impl OwnerThread {
         let settled = self.context.desk.frontier.state().fence.settled();
         let behind = settled != self.checkpoint.applied;
         let used = matches!(&self.state, State::Open(open) if open.wal_bytes() > 0);
-        if used && behind {
+        // Reads at level strong write to the log and to nothing else.
+        if (used && behind) || self.has_many_entries() {
             self.try_checkpoint(SHORT_WAIT);
         }
+    }
+
+    /// Whether enough entries were applied since the last record; looked at now and then.
+    fn has_many_entries(&mut self) -> bool {
+        let (limit, interval) = (
+            self.context.checkpoint_entries,
+            self.context.checkpoint_interval,
+        );
+        let counted = self.checkpoint.counted;
+        if limit == 0 || counted.is_some_and(|counted| counted.elapsed() < interval) {
+            return false;
+        }
+        self.checkpoint.counted = Some(Instant::now());
+        let settled = self.context.desk.frontier.state().fence.settled();
+        let recorded = self.context.outlets.recorded.borrow();
+        let recorded = recorded.as_ref().map_or(0, |at| at.applied.index);
+        settled.is_some_and(|settled| settled.index.saturating_sub(recorded) >= limit)
     }
 
     /// A checkpoint that was asked for.
@@ -114,12 +138,15 @@ impl OwnerThread {
         });
         self.context.outlets.blocked.send_replace(blocked);
         if !backfill.complete {
+            self.context.tally.count(NodeCounter::CheckpointsIncomplete);
             return Ok(false);
         }
+        self.context.tally.count(NodeCounter::Checkpoints);
         let membership = encode_membership(state.settled_membership());
         open.database
             .save_record(settled, state.fence.last_data, &membership)?;
         self.checkpoint.applied = Some(settled);
+        self.context.tally.count(NodeCounter::Records);
         if let Some(spool) = open.installed.take() {
             std::fs::remove_file(&spool)
                 .map_err(Error::io(format!("remove {}", spool.display())))?;

@@ -356,6 +356,30 @@ fn columns_that_come_straight_from_a_table_can_be_qualified_by_it() {
 }
 
 #[test]
+fn sqlite_has_the_parts_that_rqlites_has() {
+    let mut fixture = Fixture::plain(
+        "CREATE VIRTUAL TABLE three USING fts3(x); CREATE VIRTUAL TABLE four USING fts4(x);
+         CREATE VIRTUAL TABLE five USING fts5(x); CREATE VIRTUAL TABLE r USING rtree(id, a, b);
+         CREATE VIRTUAL TABLE polygons USING geopoly(x)",
+    );
+    for (sql, value) in [
+        ("SELECT sqrt(4) + mod(7, 4)", Value::Real(5.0)),
+        ("SELECT round(pi() + ln(exp(1)), 3)", Value::Real(4.142)),
+        (
+            "SELECT json_extract(jsonb('[7]'), '$[0]')",
+            Value::Integer(7),
+        ),
+        ("SELECT count(*) > 0 FROM dbstat", Value::Integer(1)),
+        (
+            "SELECT geopoly_area('[[0,0],[2,0],[2,2],[0,2],[0,0]]')",
+            Value::Real(4.0),
+        ),
+    ] {
+        assert_eq!(fixture.rows(sql).values, [[value]], "{sql}");
+    }
+}
+
+#[test]
 fn a_time_limit_that_is_over_at_once_refuses_the_whole_request() {
     let mut fixture = Fixture::plain(FOO);
     let refused = Reply {
