@@ -135,7 +135,8 @@ pub(super) async fn read(
     }
 }
 
-async fn discard(stream: &mut BodyDataStream) {
+/// Reads what is left of a refused body, for a while.
+pub(super) async fn discard(stream: &mut BodyDataStream) {
     let rest = async { while let Some(Ok(_)) = stream.next().await {} };
     // Running out of time is an end like any other: the answer is the same.
     let _ = timeout(DISCARD_TIME_MAX, rest).await;

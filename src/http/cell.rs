@@ -8,21 +8,20 @@
 //! | `text`, `json`, `clob`, `varchar`, `nchar`, `nvarchar` and the like | BLOB | string |
 //! | any other | BLOB | base64, or an array of integers with `blob_array` |
 //! | any | integer, real, text, NULL | number, number, string, `null` |
+//! | any | infinity | `null` |
+//!
+//! JSON has no text for an infinity. A null loses less than an error would: the other values of the
+//! answer arrive, and a write whose RETURNING yields one is not reported as failed.
+//!
+//! The third rule is for declared types only. An expression that yields a BLOB after a text keeps
+//! all of its bytes.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::node::Value;
+use crate::node::{Rows, Value};
 
 use super::{date, json};
-
-/// An infinity in a result; the text is Go's for the same situation.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error(
-    "json: error calling MarshalJSON for type *http.DBResults: json: unsupported value: {}",
-    if *.0 > 0.0 { "+Inf" } else { "-Inf" }
-)]
-pub struct Unrenderable(pub f64);
 
 /// What a column's type asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,20 +39,23 @@ pub(super) struct Cells {
 }
 
 impl Cells {
-    pub(super) fn new(types: &[String], blob_array: bool) -> Self {
+    pub(super) fn new(rows: &Rows, blob_array: bool) -> Self {
+        let declared = rows
+            .declared
+            .iter()
+            .copied()
+            .chain(std::iter::repeat(false));
+        let kind = |(name, is_declared): (&String, bool)| {
+            if is_declared { kind(name) } else { Kind::Plain }
+        };
         Self {
-            kinds: types.iter().map(|name| kind(name)).collect(),
+            kinds: rows.types.iter().zip(declared).map(kind).collect(),
             blob_array,
         }
     }
 
     /// Appends the value of a column.
-    pub(super) fn write(
-        &self,
-        out: &mut Vec<u8>,
-        column: usize,
-        value: &Value,
-    ) -> Result<(), Unrenderable> {
+    pub(super) fn write(&self, out: &mut Vec<u8>, column: usize, value: &Value) {
         let kind = self.kinds.get(column).copied().unwrap_or(Kind::Plain);
         match (value, kind) {
             (Value::Null, _) => out.extend_from_slice(b"null"),
@@ -62,7 +64,6 @@ impl Cells {
                 json::string(out, &date::from_integer(*value));
             }
             (Value::Integer(value), _) => json::integer(out, *value),
-            (Value::Real(value), _) if value.is_infinite() => return Err(Unrenderable(*value)),
             (Value::Real(value), _) => json::number(out, *value),
             (Value::Text(text), Kind::Date) => json::string(out, &date::from_text(text)),
             (Value::Text(bytes), _) | (Value::Blob(bytes), Kind::Textual) => {
@@ -71,7 +72,6 @@ impl Cells {
             (Value::Blob(bytes), _) if self.blob_array => array(out, bytes),
             (Value::Blob(bytes), _) => base64(out, bytes),
         }
-        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@
 //! library because rqlite's clients were written against its output.
 
 mod activity;
+mod backup;
 mod body;
 mod caller;
 mod cell;
@@ -19,6 +20,7 @@ pub mod duration;
 mod image;
 pub mod json;
 mod leader;
+mod load;
 pub mod nodes;
 mod origin;
 mod pages;
@@ -35,14 +37,15 @@ pub mod response;
 mod router;
 pub mod routes;
 mod server;
+mod sql;
 mod statements;
 mod status;
 mod tls;
+mod upkeep;
 pub mod users;
 mod variables;
 mod watched;
 
-pub use cell::Unrenderable;
 pub use queue::QueueOptions;
 pub use server::{HttpOptions, serve};
 pub use tls::{Tls, TlsError, TlsOptions};

@@ -22,6 +22,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use axum::http::header::{HOST, HeaderName, ORIGIN};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 
 /// The one name that turns the rule about hosts off.
@@ -66,7 +67,7 @@ impl Origins {
         is_loopback: bool,
     ) -> Self {
         Self {
-            hosts: hosts.into_iter().map(|host| name(host)).collect(),
+            hosts: hosts.into_iter().map(name).collect(),
             allow_origin: allow_origin.map(str::to_owned),
             is_loopback,
         }
@@ -90,10 +91,7 @@ impl Origins {
         if self.hosts.contains(ANY) {
             return true;
         }
-        let authority = request
-            .uri()
-            .authority()
-            .map(|authority| authority.as_str());
+        let authority = request.uri().authority().map(Authority::as_str);
         let headers = request.headers().get_all(HOST).iter();
         let named = headers.map(|host| host.to_str().unwrap_or_default());
         authority.into_iter().chain(named).all(|host| {

@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `transaction` | flag | off | all statements stand or fall together |
 //! | `level` | text | `weak` | guarantee of a read; any case; unknown means `weak` |
+//! | `qualify_columns` | flag | off | `table.column` for columns that come from a table |
 //! | `timings`, `pretty`, `associative` | flag | off | form of the answer |
 //! | `raft_index`, `blob_array` | flag | off | form of the answer |
 //! | `timeout` | duration | 30 s | how long the client waits |
@@ -17,6 +18,7 @@
 //! | `queue`, `wait` | flag | off | `/db/execute`: answer before, or only after, it was sent |
 //! | `wait` | flag | off | `POST /leader`: answer when another node leads |
 //! | `q` | text | | the statement of a GET |
+//! | `noparse`, `norwrandom`, `norwtime` | flag | | accepted: no statement is rewritten |
 //! | `sync` | flag | off | `/readyz` |
 //! | `noleader` | flag | off | `/readyz` and queued writes: do without one |
 //! | `nonvoters`, `ver` | flag, text | | `/nodes` |

@@ -264,6 +264,7 @@ impl Courier {
             transaction: true,
             shape: Shape::Execute,
             statement_time_max: batch[0].request.statement_time_max,
+            qualify_columns: false,
         };
         let caller = batch[0].caller.clone();
         let sent = self.node.execute_all(vec![whole], ATTEMPT, caller).await;

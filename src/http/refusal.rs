@@ -3,8 +3,11 @@
 //! | Refusal | Status | Body |
 //! |---|---|---|
 //! | `NotPermitted` | 401 | `remote ... not authorized`, plain text, as rqlite |
+//! | `Busy` | 503 | why, plain text |
+//! | `Failed` | 500 | why, plain text |
 //! | `LeaderNotFound` | 503 | `leader not found`, plain text, as rqlite |
 //! | `NotCommitted`, `NotReady`, `Overloaded`, `OutOfService` | 503 | results and error |
+//! | `TooLarge`, `Unfit` | 413, 400 | why, plain text |
 //! | `TimedOut` | 504 | results and error |
 //! | `Unknown` | 409 | results and error |
 //!
@@ -15,13 +18,15 @@
 //! not one of those that clients repeat by themselves: rqlite-js sends a write again after 408,
 //! 413, 429, 500, 502, 503 and 504, others after any 5xx, and then it could be applied twice.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, Response, StatusCode};
 
-use crate::node::{Refusal, Reply};
+use crate::node::{Refusal, Reply, Shape};
 
-use super::response::{self, Envelope};
+use super::response::{self, Envelope, Form};
 
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 pub(super) const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -52,13 +57,32 @@ pub(super) fn text(status: StatusCode, message: &str) -> Response<Body> {
     response
 }
 
+/// The answer to a call whose answers are no results.
+pub(super) fn plain(refusal: &Refusal) -> Response<Body> {
+    let envelope = Envelope {
+        shape: Shape::Execute,
+        elapsed: Duration::ZERO,
+        raft_index: None,
+        form: Form::default(),
+    };
+    let refused = refused(refusal, &envelope);
+    text(refused.status(), &refusal.to_string())
+}
+
 /// The answer to a call that was not served, by the table above.
 pub(super) fn refused(refusal: &Refusal, envelope: &Envelope) -> Response<Body> {
     let status = match refusal {
         Refusal::NotPermitted(_) => return text(StatusCode::UNAUTHORIZED, &refusal.to_string()),
-        Refusal::LeaderNotFound => {
+        Refusal::Busy(_) | Refusal::LeaderNotFound => {
             return text(StatusCode::SERVICE_UNAVAILABLE, &refusal.to_string());
         }
+        Refusal::Failed(_) => {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, &refusal.to_string());
+        }
+        Refusal::TooLarge(_) => {
+            return text(StatusCode::PAYLOAD_TOO_LARGE, &refusal.to_string());
+        }
+        Refusal::Unfit(_) => return text(StatusCode::BAD_REQUEST, &refusal.to_string()),
         Refusal::NotCommitted(_)
         | Refusal::NotReady(_)
         | Refusal::Overloaded(_)
@@ -70,10 +94,7 @@ pub(super) fn refused(refusal: &Refusal, envelope: &Envelope) -> Response<Body> 
         outcomes: Vec::new(),
         error: Some(refusal.to_string()),
     };
-    match response::render(&reply, envelope) {
-        Ok(body) => json(status, body),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-    }
+    json(status, response::render(&reply, envelope))
 }
 
 #[cfg(test)]

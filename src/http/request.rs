@@ -74,12 +74,15 @@ pub fn parse_statements(body: &[u8]) -> Result<Vec<Statement>, RequestError> {
     elements.into_iter().map(statement).collect()
 }
 
-/// The first JSON value of a body. As in Go, a byte that is not valid UTF-8 counts as U+FFFD
-/// rather than making the body invalid.
+/// The first JSON value of a body. As in Go, a byte that is not valid UTF-8, and an escape for half
+/// of a surrogate pair, count as U+FFFD rather than making the body invalid.
 fn first_value(body: &[u8]) -> Result<Json, RequestError> {
-    let read = |text: &str| {
+    let parse = |text: &str| {
         let mut source = serde_json::Deserializer::from_str(text);
         Json::deserialize(&mut source).map_err(|_| RequestError::Json)
+    };
+    let read = |text: &str| {
+        parse(text).or_else(|error| parse(&without_lone_surrogates(text).ok_or(error)?))
     };
     if let Ok(text) = std::str::from_utf8(body) {
         return read(text);
@@ -90,6 +93,32 @@ fn first_value(body: &[u8]) -> Result<Json, RequestError> {
         text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
     }
     read(&text)
+}
+
+/// The text with `\ufffd` in place of escapes for halves of surrogate pairs; `None` if it has none.
+fn without_lone_surrogates(text: &str) -> Option<String> {
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let (mut out, mut copied, mut at) = (String::new(), 0, 0);
+    while let Some(found) = text[at..].find('\\') {
+        at += found;
+        let length = match (unit(at), unit(at + 6)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => {
+                out.push_str(&text[copied..at]);
+                out.push_str("\\ufffd");
+                copied = at + 6;
+                6
+            }
+            // The character after the backslash may have more than one byte.
+            _ => 1 + text[at + 1..].chars().next().map_or(0, char::len_utf8),
+        };
+        at += length;
+    }
+    out.push_str(&text[copied..]);
+    (copied > 0).then_some(out)
 }
 
 fn statement(element: Json) -> Result<Statement, RequestError> {

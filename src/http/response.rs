@@ -16,13 +16,11 @@
 //! | rows, associative | `types` (object), `rows` (objects, always there), `time` |
 //! | failed, associative, `/db/query` | `rows`: always empty, `error` |
 //!
-//! A double that JSON cannot express (an infinity) makes the whole answer HTTP 500, as in rqlite.
-
 use std::time::Duration;
 
 use crate::node::{Answer, Outcome, Reply, Rows, Shape, Value};
 
-use super::cell::{Cells, Unrenderable};
+use super::cell::Cells;
 use super::json;
 
 /// The form of an answer, as the query parameters ask for it.
@@ -52,17 +50,15 @@ pub struct Envelope {
 }
 
 /// Renders an answer.
-///
-/// # Errors
-/// A double without a JSON text.
-pub fn render(reply: &Reply, envelope: &Envelope) -> Result<Vec<u8>, Unrenderable> {
+#[must_use]
+pub fn render(reply: &Reply, envelope: &Envelope) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(b"{\"results\":[");
     for (position, outcome) in reply.outcomes.iter().enumerate() {
         if position > 0 {
             out.push(b',');
         }
-        result(&mut out, outcome, envelope)?;
+        result(&mut out, outcome, envelope);
     }
     out.push(b']');
     if let Some(error) = reply.error.as_deref().filter(|error| !error.is_empty()) {
@@ -78,14 +74,14 @@ pub fn render(reply: &Reply, envelope: &Envelope) -> Result<Vec<u8>, Unrenderabl
         json::unsigned(&mut out, index);
     }
     out.push(b'}');
-    Ok(if envelope.form.pretty {
+    if envelope.form.pretty {
         json::indent(&out)
     } else {
         out
-    })
+    }
 }
 
-fn result(out: &mut Vec<u8>, outcome: &Outcome, envelope: &Envelope) -> Result<(), Unrenderable> {
+fn result(out: &mut Vec<u8>, outcome: &Outcome, envelope: &Envelope) {
     let form = &envelope.form;
     let mut fields = Fields::open(out);
     match &outcome.answer {
@@ -111,43 +107,40 @@ fn result(out: &mut Vec<u8>, outcome: &Outcome, envelope: &Envelope) -> Result<(
             }
         }
         Answer::Rows(rows) if form.associative => {
-            associative(&mut fields, rows, form)?;
+            associative(&mut fields, rows, form);
             fields.time(outcome, form);
         }
         Answer::Rows(rows) => {
-            plain(&mut fields, rows, form)?;
+            plain(&mut fields, rows, form);
             fields.time(outcome, form);
         }
     }
     fields.close();
-    Ok(())
 }
 
 /// Columns, types and values as arrays.
-fn plain(fields: &mut Fields<'_>, rows: &Rows, form: &Form) -> Result<(), Unrenderable> {
+fn plain(fields: &mut Fields<'_>, rows: &Rows, form: &Form) {
     for (name, texts) in [("columns", &rows.columns), ("types", &rows.types)] {
         if !texts.is_empty() {
             sequence(fields.name(name), *b"[]", texts, |out, text| {
                 json::string(out, text);
-                Ok(())
-            })?;
+            });
         }
     }
     if !rows.values.is_empty() {
-        let cells = Cells::new(&rows.types, form.blob_array);
+        let cells = Cells::new(rows, form.blob_array);
         sequence(fields.name("values"), *b"[]", &rows.values, |out, row| {
             let row = row.iter().enumerate();
             sequence(out, *b"[]", row, |out, (column, value)| {
-                cells.write(out, column, value)
-            })
-        })?;
+                cells.write(out, column, value);
+            });
+        });
     }
-    Ok(())
 }
 
 /// Types as an object, rows as objects. Names are in byte order, as Go writes a map; of columns
 /// with the same name the last one wins.
-fn associative(fields: &mut Fields<'_>, rows: &Rows, form: &Form) -> Result<(), Unrenderable> {
+fn associative(fields: &mut Fields<'_>, rows: &Rows, form: &Form) {
     let mut order: Vec<usize> = (0..rows.columns.len()).collect();
     order.sort_by(|&a, &b| rows.columns[a].cmp(&rows.columns[b]).then(b.cmp(&a)));
     order.dedup_by(|later, kept| rows.columns[*later] == rows.columns[*kept]);
@@ -169,17 +162,16 @@ fn associative(fields: &mut Fields<'_>, rows: &Rows, form: &Form) -> Result<(), 
             |out, (column, name)| {
                 out.extend_from_slice(name);
                 json::string(out, rows.types.get(*column).map_or("", String::as_str));
-                Ok(())
             },
-        )?;
+        );
     }
-    let cells = Cells::new(&rows.types, form.blob_array);
+    let cells = Cells::new(rows, form.blob_array);
     sequence(fields.name("rows"), *b"[]", &rows.values, |out, row| {
         sequence(out, *b"{}", &names, |out, (column, name)| {
             out.extend_from_slice(name);
-            cells.write(out, *column, row.get(*column).unwrap_or(&Value::Null))
-        })
-    })
+            cells.write(out, *column, row.get(*column).unwrap_or(&Value::Null));
+        });
+    });
 }
 
 /// Writes items with commas between them, enclosed in `brackets`.
@@ -187,17 +179,16 @@ fn sequence<T>(
     out: &mut Vec<u8>,
     brackets: [u8; 2],
     items: impl IntoIterator<Item = T>,
-    mut write: impl FnMut(&mut Vec<u8>, T) -> Result<(), Unrenderable>,
-) -> Result<(), Unrenderable> {
+    mut write: impl FnMut(&mut Vec<u8>, T),
+) {
     out.push(brackets[0]);
     for (position, item) in items.into_iter().enumerate() {
         if position > 0 {
             out.push(b',');
         }
-        write(out, item)?;
+        write(out, item);
     }
     out.push(brackets[1]);
-    Ok(())
 }
 
 /// An object under construction, whose fields appear in the order in which they are named.

@@ -16,12 +16,14 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
+use super::counters::HttpCounter;
 use super::parameters::{self, Parameters};
 use super::refusal::{self, JSON};
 use super::routes::{self, Endpoint, Route};
 use super::server::Server;
 use super::{
-    caller, image, leader, nodes, pages, readiness, removal, statements, status, variables,
+    backup, caller, image, leader, load, nodes, pages, readiness, removal, sql, statements, status,
+    upkeep, variables,
 };
 
 /// Where there are users, every answer asks for one, as in rqlite.
@@ -92,25 +94,28 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
     if !route.methods.is_empty() && !route.methods.contains(&request.method().as_str()) {
         return refused(route, StatusCode::METHOD_NOT_ALLOWED);
     }
+    if let Some(counter) = HttpCounter::of(route.endpoint) {
+        server.counters.count(counter);
+    }
     match route.endpoint {
+        Endpoint::Backup => backup::answer(server, &parameters, caller).await,
+        Endpoint::Boot => load::boot(server, &parameters, caller, request).await,
         Endpoint::Console => pages::console(&path, request.method()),
         Endpoint::Image => image::answer(server).await,
         Endpoint::Leader => leader::answer(server, &parameters, request, caller).await,
         Endpoint::Licenses => pages::licences(),
+        Endpoint::Load => load::answer(server, &parameters, caller, request).await,
         Endpoint::Nodes => nodes::answer(server, &parameters).await,
         Endpoint::Profile => pages::profile(),
         Endpoint::Ready => readiness::answer(server, &parameters).await,
+        Endpoint::Reap => upkeep::reap(server).await,
         Endpoint::Remove => removal::answer(server, &parameters, request, caller).await,
         Endpoint::Root => pages::root(request.method()),
+        Endpoint::Snapshot => upkeep::snapshot(server, &parameters).await,
+        Endpoint::Sql => sql::answer(server, &parameters, request).await,
         Endpoint::Statements(shape) => statements::answer(server, shape, parameters, request).await,
         Endpoint::Status => status::answer(server, &parameters).await,
         Endpoint::Variables => variables::answer(server, &parameters),
-        Endpoint::Backup
-        | Endpoint::Boot
-        | Endpoint::Load
-        | Endpoint::Reap
-        | Endpoint::Snapshot
-        | Endpoint::Sql => refusal::empty(StatusCode::NOT_FOUND),
     }
 }
 

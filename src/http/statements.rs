@@ -14,7 +14,6 @@ use crate::node::{
 
 use super::body::{self, Share};
 use super::caller;
-use super::cell::Unrenderable;
 use super::counters::HttpCounter;
 use super::parameters::{LevelAsked, Parameters};
 use super::queued;
@@ -62,6 +61,7 @@ pub(super) async fn answer(
         transaction: parameters.flag("transaction"),
         shape,
         statement_time_max: parameters.statement_time_max,
+        qualify_columns: shape != Shape::Execute && parameters.flag("qualify_columns"),
     };
     if is_queued(shape, &parameters) {
         envelope.elapsed = started.elapsed();
@@ -92,10 +92,8 @@ pub(super) async fn answer(
     }
     let served_by = HeaderValue::from_str(&served.served_by);
     let failed = served.reply.error.is_some();
-    let mut response = match rendered(served.reply, envelope).await {
-        Ok(body) => refusal::json(StatusCode::OK, body),
-        Err(error) => refusal::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-    };
+    let body = rendered(served.reply, envelope).await;
+    let mut response = refusal::json(StatusCode::OK, body);
     // rqlite names the node only where statements were run.
     if let (false, Ok(served_by)) = (failed, served_by) {
         response.headers_mut().insert(SERVED_BY, served_by);
@@ -208,7 +206,7 @@ async fn serve(
     }
 }
 
-async fn rendered(reply: Reply, envelope: Envelope) -> Result<Vec<u8>, Unrenderable> {
+async fn rendered(reply: Reply, envelope: Envelope) -> Vec<u8> {
     let values: usize = reply
         .outcomes
         .iter()

@@ -127,6 +127,19 @@ pub enum Refusal {
     /// The authority of the node that was to serve it does not permit it; the text says what.
     #[error("remote {0} not authorized")]
     NotPermitted(String),
+    /// The node cannot do it now, for want of room; nothing was done.
+    #[error("{0}")]
+    Busy(String),
+    /// Something failed on the node, and nothing was changed.
+    #[error("{0}")]
+    Failed(String),
+    /// The data is no database, a damaged one, or one of a kind that is not served; nothing was
+    /// changed.
+    #[error("{0}")]
+    Unfit(String),
+    /// The data is more than is taken; nothing was changed.
+    #[error("{0}")]
+    TooLarge(String),
     /// No leader was known until the time-out.
     #[error("leader not found")]
     LeaderNotFound,

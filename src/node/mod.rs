@@ -13,6 +13,7 @@
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
+//! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `admission`, `recovery` | who this node is, and how it starts |
 //! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
@@ -33,6 +34,7 @@ mod admission;
 mod api;
 mod append_frame;
 mod apply;
+mod backup;
 mod caller;
 mod contact;
 mod dismissal;
@@ -49,6 +51,7 @@ mod health;
 mod identity;
 mod image;
 mod join_gate;
+mod load;
 mod manifest;
 mod membership;
 mod network;
@@ -64,11 +67,14 @@ mod read;
 mod recovery;
 mod rounds;
 mod running;
+mod scratch;
 mod spool;
 mod stages;
 mod status;
 mod tally;
 mod tasks;
+mod upkeep;
+mod upload;
 mod wire;
 mod write;
 
@@ -76,6 +82,7 @@ pub use api::{
     AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served,
     WriteBrief, WriteRequest,
 };
+pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
 pub use error::Error;
 pub use facts::SqliteFacts;
@@ -86,10 +93,12 @@ pub use running::Node;
 pub use stages::Stage;
 pub(crate) use tally::counted;
 pub use tally::{Count, Counted, NodeCounter, Tally};
+pub use upkeep::Checkpointed;
+pub use upload::{Content, Upload};
 
 pub use crate::sqlite::{
     Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
-    Value,
+    Syntax, Value,
 };
 pub use crate::transport::ClusterKey;
 

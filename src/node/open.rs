@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use openraft::{Config, SnapshotPolicy};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::Raft;
 use super::admission::Admission;
 use super::apply::StateMachine;
+use super::backup::BACKUPS_MAX;
 use super::caller::Doorkeeper;
 use super::contact::Contact;
 use super::error::Error;
@@ -130,22 +131,12 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         options.data_dir.clone(),
         identity,
         member,
-        Search {
-            join: options.join.clone(),
-            bootstrap_expect: options.bootstrap_expect,
-            caller: options.join_as.clone(),
-            time_max: options.settle_time_max,
-        },
+        Search::of(&options),
         Arc::clone(&raft),
         Arc::clone(&health),
     );
     let handler_node = Arc::new(OnceLock::new());
-    let admission = Admission::new(
-        Arc::clone(&raft),
-        endpoint.clone(),
-        raft_id,
-        Arc::clone(&tally),
-    );
+    let admission = Admission::new(&raft, &endpoint, raft_id, &tally);
     let doorkeeper = Arc::new(Doorkeeper::new(options.authority.clone()));
     endpoint.serve(Arc::new(Shared(Arc::new(Peers {
         gate: JoinGate::new(Arc::clone(&doorkeeper)),
@@ -288,6 +279,8 @@ impl Assembly {
             admission: Arc::clone(&self.admission),
             contact: Contact::default(),
             handed_over_term: AtomicU64::new(0),
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
+            loads: Arc::new(Semaphore::new(1)),
             is_closing: AtomicBool::new(false),
         });
         drop(self.handler_node.set(Arc::downgrade(&inner)));

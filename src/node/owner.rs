@@ -4,13 +4,17 @@
 //! one job at a time and in the order in which they arrive. While a group waits for the quorum the
 //! thread is blocked inside xSync; whoever needs it then must first decide that flight.
 
+mod checkpoints;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+
+use checkpoints::{Pace, RECORD_WAIT};
 
 use super::error::Error;
 use super::fence::Fence;
@@ -20,14 +24,17 @@ use super::image::Held;
 use super::outlets::{Extent, Outlets};
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::proposer::Ticket;
+use super::scratch::Scratch;
 use super::spool::Spool;
 use super::tally::{NodeCounter, Tally};
+use super::upkeep::Checkpointed;
+use super::upload::Upload;
 use crate::raft::StoredMembership;
 use crate::raft::codec::encode_membership;
 use crate::raft::log::Log;
 use crate::sqlite::{
-    self, Change, Checkpoint, Database, DatabaseOptions, PageHashes, Readers, ReadersOptions, Redo,
-    Reply, Request, SqlCommit, StartLock, Writer, WriterOptions,
+    self, Change, Database, DatabaseOptions, PageHashes, Readers, ReadersOptions, Redo, Reply,
+    Request, SqlCommit, StartLock, Writer, WriterOptions,
 };
 use crate::wal::{DatabaseHash, Delta, PageNumber, Position};
 
@@ -56,6 +63,16 @@ pub(crate) enum Job {
         ticket: Ticket,
         done: oneshot::Sender<Option<GroupEnd>>,
     },
+    /// Checkpoint as far as possible now.
+    Checkpoint {
+        done: oneshot::Sender<Result<Checkpointed, String>>,
+    },
+    /// Load something, as a group of its own.
+    Load {
+        load: Load,
+        ticket: Ticket,
+        done: oneshot::Sender<Option<GroupEnd>>,
+    },
     /// Answer those who asked for a frozen image.
     Hold,
     /// Publish an accepted delta of another node; for a last part, with the parts before it.
@@ -70,6 +87,18 @@ pub(crate) enum Job {
         spool: Spool,
         done: oneshot::Sender<Result<(), Error>>,
     },
+}
+
+/// What is loaded.
+pub(crate) enum Load {
+    /// A SQLite file that was found fit.
+    Database {
+        path: PathBuf,
+        /// The file is one of these, and goes with them.
+        _files: (Arc<Upload>, Scratch),
+    },
+    /// A long SQL text.
+    Script(Request),
 }
 
 /// What the owner needs besides its jobs.
@@ -199,16 +228,6 @@ impl Open {
     }
 }
 
-/// When to try a checkpoint again.
-#[derive(Default)]
-struct Pace {
-    /// When the log's entries were counted last.
-    counted: Option<Instant>,
-    tried: Option<Instant>,
-    incomplete: bool,
-    applied: Option<Position>,
-}
-
 impl OwnerThread {
     fn run(mut self, queue: &mpsc::Receiver<Job>) {
         loop {
@@ -239,6 +258,15 @@ impl OwnerThread {
                 self.publish_extent();
                 let _ = done.send(end);
                 self.checkpoint_when_due();
+            }
+            Job::Load { load, ticket, done } => {
+                let end = self.run_load(&load, ticket);
+                self.publish_extent();
+                let _ = done.send(end);
+                self.checkpoint_when_due();
+            }
+            Job::Checkpoint { done } => {
+                let _ = done.send(self.checkpoint_now());
             }
             Job::Inject {
                 delta,
@@ -297,6 +325,31 @@ impl OwnerThread {
         Some(GroupEnd {
             replies: end.replies,
             rest,
+            sql_commit: end.sql_commit,
+            landed,
+            is_stepwise,
+        })
+    }
+
+    fn run_load(&mut self, load: &Load, ticket: Ticket) -> Option<GroupEnd> {
+        let State::Open(open) = &mut self.state else {
+            return None;
+        };
+        self.context.desk.open(ticket);
+        let end = match load {
+            Load::Database { path, .. } => {
+                open.writer.replace(open.database.connection_mut(), path)
+            }
+            Load::Script(request) => {
+                let request = std::slice::from_ref(request);
+                open.writer.run(open.database.connection(), request)
+            }
+        };
+        let landed = self.context.desk.close();
+        let is_stepwise = matches!(load, Load::Script(request) if Writer::runs_alone(request));
+        Some(GroupEnd {
+            replies: end.replies,
+            rest: Vec::new(),
             sql_commit: end.sql_commit,
             landed,
             is_stepwise,
@@ -406,134 +459,6 @@ impl OwnerThread {
         }
     }
 
-    fn checkpoint_when_due(&mut self) {
-        let threshold = self.context.checkpoint_wal_bytes;
-        let State::Open(open) = &self.state else {
-            return;
-        };
-        let wal_bytes = open.wal_bytes();
-        if wal_bytes < threshold {
-            if self.has_many_entries() {
-                self.try_checkpoint(SHORT_WAIT);
-            }
-            return;
-        }
-        if wal_bytes > IMAGE_WAL_BYTES_MAX.max(threshold) {
-            self.context.desk.leave.revoke();
-        }
-        let patient = wal_bytes > threshold.saturating_mul(4);
-        let (wait, pause) = if patient {
-            (LONG_WAIT, BACK_OFF)
-        } else {
-            (SHORT_WAIT, RETRY)
-        };
-        let tried = self.checkpoint.tried.filter(|_| self.checkpoint.incomplete);
-        if tried.is_none_or(|tried| tried.elapsed() >= pause) {
-            self.try_checkpoint(wait);
-        }
-    }
-
-    fn checkpoint_when_idle(&mut self) {
-        let settled = self.context.desk.frontier.state().fence.settled();
-        let behind = settled != self.checkpoint.applied;
-        let used = matches!(&self.state, State::Open(open) if open.wal_bytes() > 0);
-        // Reads at level strong write to the log and to nothing else.
-        if (used && behind) || self.has_many_entries() {
-            self.try_checkpoint(SHORT_WAIT);
-        }
-    }
-
-    /// Whether enough entries were applied since the last record; looked at now and then.
-    fn has_many_entries(&mut self) -> bool {
-        let (limit, interval) = (
-            self.context.checkpoint_entries,
-            self.context.checkpoint_interval,
-        );
-        let counted = self.checkpoint.counted;
-        if limit == 0 || counted.is_some_and(|counted| counted.elapsed() < interval) {
-            return false;
-        }
-        self.checkpoint.counted = Some(Instant::now());
-        let settled = self.context.desk.frontier.state().fence.settled();
-        let recorded = self.context.outlets.recorded.borrow();
-        let recorded = recorded.as_ref().map_or(0, |at| at.applied.index);
-        settled.is_some_and(|settled| settled.index.saturating_sub(recorded) >= limit)
-    }
-
-    /// Moves the WAL into the main file and, if all of it went, makes the record durable. Failures
-    /// take the node out of service: a main file that cannot be written is a broken disk. After one
-    /// there is no other: the kernel reports a page that it could not write once, and the next sync
-    /// would succeed without it.
-    fn try_checkpoint(&mut self, wait: Duration) -> bool {
-        if self.context.health.failure().is_some() {
-            return false;
-        }
-        match self.checkpoint(wait) {
-            Ok(complete) => complete,
-            Err(error) => {
-                self.context
-                    .health
-                    .fail(format!("the checkpoint failed: {error}"));
-                false
-            }
-        }
-    }
-
-    fn checkpoint(&mut self, wait: Duration) -> Result<bool, Error> {
-        let state = self.context.desk.frontier.state();
-        let (State::Open(open), Some(settled)) = (&mut self.state, state.fence.settled()) else {
-            return Ok(false);
-        };
-        // Before the first page reaches the main file: recovery must be certain to redo every entry
-        // that may be in it, and it redoes up to the durable `committed`.
-        let applied = state.fence.last_applied.expect("settled implies applied");
-        self.context.log.persist_committed_blocking(applied)?;
-        let backfill = open.database.checkpoint(Checkpoint::Restart { wait })?;
-        self.checkpoint.tried = Some(Instant::now());
-        self.checkpoint.incomplete = !backfill.complete;
-        let blocked = (!backfill.complete).then(|| {
-            format!(
-                "a reader or a running transfer holds back {} of {} WAL frames",
-                u64::from(backfill.wal_frames).saturating_sub(u64::from(backfill.backfilled)),
-                backfill.wal_frames
-            )
-        });
-        self.context.outlets.blocked.send_replace(blocked);
-        if !backfill.complete {
-            self.context.tally.count(NodeCounter::CheckpointsIncomplete);
-            return Ok(false);
-        }
-        self.context.tally.count(NodeCounter::Checkpoints);
-        let membership = encode_membership(state.settled_membership());
-        open.database
-            .save_record(settled, state.fence.last_data, &membership)?;
-        self.checkpoint.applied = Some(settled);
-        self.context.tally.count(NodeCounter::Records);
-        if let Some(spool) = open.installed.take() {
-            std::fs::remove_file(&spool)
-                .map_err(Error::io(format!("remove {}", spool.display())))?;
-        }
-        self.context.outlets.recorded.send_replace(Some(Recorded {
-            applied: settled,
-            membership: state.settled_membership().clone(),
-        }));
-        Ok(true)
-    }
-
-    fn record_is(&self, applied: Position) {
-        let membership = self
-            .context
-            .desk
-            .frontier
-            .state()
-            .settled_membership()
-            .clone();
-        self.context.outlets.recorded.send_replace(Some(Recorded {
-            applied,
-            membership,
-        }));
-    }
-
     fn publish_extent(&self) {
         if let State::Open(open) = &self.state {
             self.context.outlets.extent.send_replace(Extent {
@@ -569,15 +494,5 @@ fn not_injected(error: sqlite::Error) -> Error {
     error.into()
 }
 
-/// With a WAL of this size, frozen images are given up; their transfers begin again.
-const IMAGE_WAL_BYTES_MAX: u64 = 4 << 30;
-/// A leader's other writes wait while a checkpoint waits for a reader, so not for long.
-const SHORT_WAIT: Duration = Duration::from_millis(5);
-/// Above four times the threshold the WAL's growth is the greater evil.
-const LONG_WAIT: Duration = Duration::from_millis(100);
-const RETRY: Duration = Duration::from_millis(50);
-const BACK_OFF: Duration = Duration::from_secs(1);
-/// For a record that somebody asked for: a purge, an install, the end of the process.
-const RECORD_WAIT: Duration = Duration::from_millis(200);
 /// An idle node checkpoints what it has, so that its next start is quick.
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(2);

@@ -12,9 +12,11 @@ use tokio::sync::mpsc;
 use super::admission::Admission;
 use super::append_frame;
 use super::apply::SnapshotData;
+use super::backup::{Asked, Asking};
 use super::caller::Permission;
 use super::errand::{self, Report};
 use super::join_gate::JoinGate;
+use super::load::Loading;
 use super::manifest::Manifest;
 use super::membership::Membership;
 use super::running::Inner;
@@ -74,6 +76,10 @@ impl Handler for Shared {
                 (kind::SNAPSHOT, Some(_), Some(raft)) => {
                     receive_snapshot(raft, peers.dir.clone(), &first, frames, replies).await
                 }
+                (kind::LOAD, Some(_), Some(_)) => {
+                    let node = peers.node.get().and_then(Weak::upgrade);
+                    receive_load(node, &first, frames, replies).await
+                }
                 _ => Err("not served to this peer".to_owned()),
             };
             if let Err(what) = outcome {
@@ -119,11 +125,7 @@ impl Peers {
             kind::FORWARD => {
                 let forward: Forward = wire::decode(&body)?;
                 let reads = matches!(forward.call, Call::Query(_));
-                self.tally.count(match forward.call {
-                    Call::Execute => NodeCounter::ExecutesReceived,
-                    Call::Query(_) => NodeCounter::QueriesReceived,
-                    Call::Request(_) => NodeCounter::RequestsReceived,
-                });
+                self.tally.count(received(forward.call));
                 let reply = wire::encode(&self.forwarded(forward).await);
                 if reply.len() <= FRAME_BYTES_MAX as usize {
                     return Ok(reply);
@@ -139,6 +141,14 @@ impl Peers {
             kind::ERRAND => {
                 let message: errand::Message = wire::decode(&body)?;
                 Ok(wire::encode(&self.errand(message).await))
+            }
+            kind::READ_INDEX => {
+                let asking: Asking = wire::decode(&body)?;
+                let asked = match self.node.get().and_then(Weak::upgrade) {
+                    Some(inner) => inner.asked_index(asking).await,
+                    None => Asked::NotLeader,
+                };
+                Ok(wire::encode(&asked))
             }
             kind::JOIN => {
                 let joining: Joining = wire::decode(&body)?;
@@ -297,6 +307,15 @@ impl Told {
     }
 }
 
+/// What a call from another node counts as.
+fn received(call: Call) -> NodeCounter {
+    match call {
+        Call::Execute => NodeCounter::ExecutesReceived,
+        Call::Query(_) => NodeCounter::QueriesReceived,
+        Call::Request(_) => NodeCounter::RequestsReceived,
+    }
+}
+
 /// Serves one append stream until either side ends it.
 async fn append(
     raft: &Raft,
@@ -371,6 +390,24 @@ async fn spool_snapshot(dir: PathBuf, mut frames: FrameReader) -> Result<Spool, 
         writer = blocking(move || writer.push(&run).map(|()| writer)).await?;
     }
     blocking(move || writer.finish()).await
+}
+
+/// Receives data for the database on behalf of the node that a client sent it to.
+async fn receive_load(
+    node: Option<Arc<Inner>>,
+    first: &Bytes,
+    frames: FrameReader,
+    mut replies: FrameWriter,
+) -> Result<(), String> {
+    let loading: Loading = wire::decode(first)?;
+    let reply = match node {
+        Some(inner) => inner.receive_load(loading, frames).await?,
+        None => Forwarded::NotLeader,
+    };
+    let sent = replies.send(&wire::encode(&reply), &[]).await;
+    sent.map_err(|error| error.to_string())?;
+    replies.finish();
+    Ok(())
 }
 
 async fn install(raft: &Raft, vote: Vote, spool: Spool) -> SnapshotReply {

@@ -58,7 +58,7 @@ impl Inner {
     }
 
     /// Waits until an index is applied here.
-    async fn applied(&self, index: u64, deadline: Instant) -> Result<(), NotLed> {
+    pub(crate) async fn applied(&self, index: u64, deadline: Instant) -> Result<(), NotLed> {
         let left = deadline.saturating_duration_since(Instant::now());
         tokio::time::timeout(left, self.frontier.wait_applied(index))
             .await

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver as _;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::Raft;
 use super::admission::Admission;
@@ -79,6 +79,10 @@ pub(crate) struct Inner {
     pub(crate) contact: Contact,
     /// The term in which this node hands its leadership over, and begins no group; 0: none.
     pub(crate) handed_over_term: AtomicU64,
+    /// Places for backups on their way to clients.
+    pub(crate) backups: Arc<Semaphore>,
+    /// The place for a load.
+    pub(crate) loads: Arc<Semaphore>,
     /// Set when the node is closed: no group begins any more.
     pub(crate) is_closing: AtomicBool,
 }

@@ -20,6 +20,7 @@ use super::error::{Error, REBUILD};
 use super::gate::PageImage;
 use super::identity::random_u64;
 use super::manifest::Manifest;
+use super::scratch::is_litter;
 use crate::sqlite;
 use crate::wal::{DatabaseHash, PageHash, PageNumber};
 
@@ -221,7 +222,9 @@ fn remove_litter(dir: &Path) -> Result<(), Error> {
     let context = || format!("clean {}", dir.display());
     for entry in fs::read_dir(dir).map_err(Error::io(context()))? {
         let entry = entry.map_err(Error::io(context()))?;
-        if entry.file_name().to_string_lossy().starts_with(INCOMING) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(INCOMING) || is_litter(&name) {
             fs::remove_file(entry.path()).map_err(Error::io(context()))?;
         }
     }

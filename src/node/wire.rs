@@ -16,6 +16,8 @@
 //! | 9 | request, control | [`Joining`] | [`Joined`] |
 //! | 10 | request, control | [`Adoption`] | [`Adopted`] |
 //! | 11 | request, data | an errand: [`super::errand::Message`] | [`super::errand::Report`] |
+//! | 12 | request, data | [`Asking`](super::backup::Asking) | [`Asked`](super::backup::Asked) |
+//! | 13 | stream, bulk | [`Loading`](super::load::Loading), then its bytes | [`Forwarded`] |
 //!
 //! Kinds 8 and 10 are the only ones that a peer without a cluster may send or receive.
 
@@ -41,6 +43,8 @@ pub(crate) mod kind {
     pub(crate) const JOIN: u8 = 9;
     pub(crate) const ADOPT: u8 = 10;
     pub(crate) const ERRAND: u8 = 11;
+    pub(crate) const READ_INDEX: u8 = 12;
+    pub(crate) const LOAD: u8 = 13;
 }
 
 /// A log id.

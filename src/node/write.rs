@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::api::{Refusal, Served, WriteRequest};
 use super::flight::Discard;
-use super::owner::{GroupEnd, Job};
+use super::owner::{GroupEnd, Job, Load};
 use super::proposer::Ticket;
 use super::running::{Inner, NotLed};
 use super::stages::Stage;
@@ -76,7 +76,7 @@ impl WriteQueue {
         let room = Arc::new(room);
         let waiter = |_: &Request| {
             let (done, answer) = oneshot::channel();
-            let _room = Arc::clone(&room);
+            let _room = Some(Arc::clone(&room));
             (Waiter { done, _room }, answer)
         };
         let (waiters, answers): (Vec<_>, Vec<_>) = requests.iter().map(waiter).unzip();
@@ -216,17 +216,27 @@ async fn run_transaction(
     requests: Vec<Request>,
     waiters: &mut Vec<Waiter>,
 ) -> Result<Option<GroupEnd>, oneshot::error::RecvError> {
+    run_job(inner, leader, waiters, |ticket, done| Job::Group {
+        requests,
+        ticket,
+        done,
+    })
+    .await
+}
+
+async fn run_job(
+    inner: &Arc<Inner>,
+    leader: LeaderId,
+    waiters: &mut Vec<Waiter>,
+    job: impl FnOnce(Ticket, oneshot::Sender<Option<GroupEnd>>) -> Job,
+) -> Result<Option<GroupEnd>, oneshot::error::RecvError> {
     let (doubt, mut doubted) = watch::channel(None);
     let ticket = Ticket {
         leader,
         doubt: Arc::new(doubt),
     };
     let (done, mut end) = oneshot::channel();
-    inner.owner.submit(Job::Group {
-        requests,
-        ticket,
-        done,
-    });
+    inner.owner.submit(job(ticket, done));
     loop {
         tokio::select! {
             end = &mut end => return end,
@@ -234,6 +244,42 @@ async fn run_transaction(
                 let why = doubted.borrow_and_update().clone().unwrap_or_default();
                 answer(std::mem::take(waiters), || Err(Some(Refusal::Unknown(why.clone()))));
             }
+        }
+    }
+}
+
+/// Runs a load as a group of its own, beside the queue: the owner thread takes one after the other.
+pub(crate) async fn write_alone(
+    inner: &Arc<Inner>,
+    leader: LeaderId,
+    load: Load,
+    patience: Duration,
+) -> Result<(Reply, Option<u64>), NotLed> {
+    inner.stages.add(Stage::Grouped, 1);
+    let (done, answered) = oneshot::channel();
+    let mut waiters = vec![Waiter { done, _room: None }];
+    // A task of its own, because the client may go away while the flight goes on.
+    let inner = Arc::clone(inner);
+    tokio::spawn(async move {
+        let job = |ticket, done| Job::Load { load, ticket, done };
+        match run_job(&inner, leader, &mut waiters, job).await {
+            Ok(Some(end)) => conclude(&inner, leader, waiters, end),
+            Ok(None) => answer(waiters, || Err(None)),
+            Err(_) => {
+                let why = "the node is stopping";
+                answer(waiters, || Err(Some(Refusal::Unknown(why.to_owned()))));
+            }
+        }
+    });
+    match tokio::time::timeout(patience, answered).await {
+        Ok(Ok(written)) => written.map(|written| (written.reply, written.raft_index)),
+        Ok(Err(_)) => {
+            let why = "the node stopped meanwhile".to_owned();
+            Err(Some(Refusal::Unknown(why)))
+        }
+        Err(_) => {
+            let why = format!("the quorum did not answer within {patience:?}");
+            Err(Some(Refusal::Unknown(why)))
         }
     }
 }
@@ -291,7 +337,7 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
 
 struct Waiter {
     done: oneshot::Sender<Result<Written, NotLed>>,
-    _room: Arc<OwnedSemaphorePermit>,
+    _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Clients that went away are no reason to stop, so failed sends are ignored below.

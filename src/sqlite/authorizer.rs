@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
 
+use super::client_transaction::SPANNING;
+
 /// The answer to a write on a connection that only reads, in rqlite's words.
 pub(crate) const WRITE_IN_QUERY: &str = "attempt to change database via query operation";
 
@@ -41,12 +43,36 @@ pub(crate) struct Action<'a> {
     pub(crate) database: Option<&'a [u8]>,
 }
 
+/// What the authorizer answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Verdict {
+    /// The statement may do it.
+    Allow,
+    /// The statement does not compile.
+    Deny,
+    /// The statement compiles, and leaves this out.
+    Ignore,
+}
+
+/// What SAVEPOINT, RELEASE and ROLLBACK TO are about, with the name of the savepoint.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum SavepointAction {
+    /// SAVEPOINT.
+    Open(String),
+    /// RELEASE.
+    Release(String),
+    /// ROLLBACK TO.
+    RollBackTo(String),
+}
+
 /// Judges every action of a connection, and ends statements that run too long.
 #[derive(Debug)]
 pub(crate) struct Guard {
     mode: AtomicU8,
     foreign_keys: bool,
     refusal: Mutex<Option<String>>,
+    savepoint: Mutex<Option<SavepointAction>>,
+    foreign_keys_asked: Mutex<Option<bool>>,
     deadline: Mutex<Option<Instant>>,
     expired: AtomicBool,
     cancelled: Arc<AtomicBool>,
@@ -59,6 +85,8 @@ impl Guard {
             mode: AtomicU8::new(Mode::Server as u8),
             foreign_keys,
             refusal: Mutex::new(None),
+            savepoint: Mutex::new(None),
+            foreign_keys_asked: Mutex::new(None),
             deadline: Mutex::new(None),
             expired: AtomicBool::new(false),
             cancelled,
@@ -84,6 +112,7 @@ impl Guard {
         *lock(&self.deadline) = time_max.and_then(|time_max| Instant::now().checked_add(time_max));
         self.expired.store(false, Ordering::Relaxed);
         *lock(&self.refusal) = None;
+        *lock(&self.foreign_keys_asked) = None;
     }
 
     /// Stops the clock, so that our own statements are not interrupted.
@@ -101,6 +130,16 @@ impl Guard {
         lock(&self.refusal).take()
     }
 
+    /// Which savepoint the statement is about that was compiled last, if it is about one.
+    pub(crate) fn take_savepoint(&self) -> Option<SavepointAction> {
+        lock(&self.savepoint).take()
+    }
+
+    /// What the statement that was compiled last sets `PRAGMA foreign_keys` to, if it does.
+    pub(crate) fn take_foreign_keys_asked(&self) -> Option<bool> {
+        lock(&self.foreign_keys_asked).take()
+    }
+
     /// The progress handler: whether to end the running statement.
     pub(crate) fn interrupts(&self) -> bool {
         let mode = self.mode();
@@ -115,12 +154,18 @@ impl Guard {
     }
 
     /// The authorizer: whether the action is allowed. A refusal's reason is kept.
-    pub(crate) fn allows(&self, action: &Action<'_>) -> bool {
+    pub(crate) fn verdict(&self, action: &Action<'_>) -> Verdict {
+        if action.code == ffi::SQLITE_SAVEPOINT {
+            *lock(&self.savepoint) = savepoint_action(action);
+        }
         match self.judge(action) {
-            Ok(()) => true,
+            Ok(()) if self.mode() != Mode::Server && is_foreign_key_switch(action) => {
+                Verdict::Ignore
+            }
+            Ok(()) => Verdict::Allow,
             Err(reason) => {
                 lock(&self.refusal).get_or_insert(reason);
-                false
+                Verdict::Deny
             }
         }
     }
@@ -170,11 +215,7 @@ impl Guard {
             }
             (Some(_), _) if WITH_ARGUMENT.contains(&name) => true,
             (Some(value), _) if name == "foreign_keys" => {
-                // A dump begins with `PRAGMA foreign_keys=OFF`: harmless where it changes nothing.
-                return refuse_unless(
-                    as_boolean(value) == Some(self.foreign_keys),
-                    "foreign keys are switched for the whole node, by its flag -fk",
-                );
+                return self.judge_foreign_keys(as_boolean(value));
             }
             (Some(_), Mode::Read) if WRITING.contains(&name) || STORED.contains(&name) => {
                 return Err(WRITE_IN_QUERY.to_owned());
@@ -190,11 +231,17 @@ impl Guard {
         let assignment = value.map(|value| format!("={value}")).unwrap_or_default();
         Err(format!("not authorized: PRAGMA {name}{assignment}"))
     }
-}
 
-/// Why BEGIN, COMMIT, SAVEPOINT and so on are refused.
-pub(crate) const SPANNING: &str = "explicit transactions cannot span requests: use the \
-     `transaction` parameter, or send BEGIN; ...; COMMIT as one string";
+    /// ON is a promise about later requests, which only the node can keep. OFF is what every dump
+    /// begins with; it holds for the rest of the request.
+    fn judge_foreign_keys(&self, value: Option<bool>) -> Result<(), String> {
+        *lock(&self.foreign_keys_asked) = value;
+        refuse_unless(
+            value == Some(false) || value == Some(self.foreign_keys),
+            "foreign keys are enforced by all connections or by none: start the nodes with -fk",
+        )
+    }
+}
 
 /// Pragmas that only answer, when they are not given a value. (They come from FTS and R-Tree, too.)
 const READABLE: [&str; 38] = [
@@ -269,6 +316,21 @@ const TEMPORARY: [c_int; 8] = [
     ffi::SQLITE_DROP_TEMP_TRIGGER,
     ffi::SQLITE_DROP_TEMP_VIEW,
 ];
+
+/// Setting `foreign_keys`: not left to SQLite, which would not undo it at the end of the request.
+fn is_foreign_key_switch(action: &Action<'_>) -> bool {
+    action.code == ffi::SQLITE_PRAGMA && action.second.is_some() && is(action.first, "foreign_keys")
+}
+
+fn savepoint_action(action: &Action<'_>) -> Option<SavepointAction> {
+    let name = text(action.second);
+    match action.first? {
+        b"BEGIN" => Some(SavepointAction::Open(name)),
+        b"RELEASE" => Some(SavepointAction::Release(name)),
+        b"ROLLBACK" => Some(SavepointAction::RollBackTo(name)),
+        _ => None,
+    }
+}
 
 fn refuse_unless(allowed: bool, reason: &str) -> Result<(), String> {
     if allowed {

@@ -74,6 +74,11 @@ impl Control {
         run(&self.guard, &mut self.release)
     }
 
+    /// Takes back what was done in the innermost savepoint, which stays open.
+    pub(crate) fn return_to_savepoint(&mut self) -> Result<(), Failure> {
+        run(&self.guard, &mut self.rollback_to)
+    }
+
     /// Ends the innermost savepoint and takes back what was done in it.
     pub(crate) fn undo_savepoint(&mut self) -> Result<(), Failure> {
         run(&self.guard, &mut self.rollback_to)?;

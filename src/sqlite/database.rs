@@ -134,6 +134,12 @@ impl Database {
         &self.connection
     }
 
+    /// The same, for SQLite's backup interface, which wants it for itself.
+    #[must_use]
+    pub const fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
     /// Makes a change that was executed elsewhere. All readers see it at once.
     ///
     /// Nothing is published before the hash afterwards is known to be right. Memory grows by a few
@@ -208,6 +214,15 @@ impl Database {
         self.shim.with_owner(|owner| {
             Record::save(&self.lock, &mut owner.hashes, applied, data, membership)
         })
+    }
+
+    /// Whether the main file has all that the WAL holds.
+    ///
+    /// # Errors
+    ///
+    /// `Vfs`.
+    pub fn is_backfilled(&self) -> Result<bool, Error> {
+        Ok(Backfill::now(self.shim.main)?.complete)
     }
 
     /// How many bytes of the WAL are in use.

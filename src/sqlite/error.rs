@@ -95,6 +95,9 @@ pub enum Error {
         /// How long was waited for it.
         waited: Duration,
     },
+    /// SQLite refused a setting.
+    #[error("SQLite: {0}")]
+    Refused(String),
     /// The SQLite that was linked is too old.
     #[error("SQLite {found} is too old, 3.54.0 or later is needed")]
     Version {

@@ -16,22 +16,30 @@
 //! to the file past SQLite while it is open.
 
 mod authorizer;
+mod client_transaction;
 mod control;
 mod counters;
+mod dump;
 mod extensions;
 mod limits;
+mod load;
 mod parameters;
+mod private;
 mod raw;
 mod readers;
 mod result_rows;
 mod statement;
 mod statement_cache;
+mod syntax;
 mod tokens;
 mod values;
+mod vet;
 mod writer;
 
+pub use dump::{DumpError, dump};
 pub use extensions::{ExtensionError, Extensions};
 pub use limits::Limits;
+pub use private::{JournalMode, compact, set_journal_mode};
 pub use readers::{Full, Readers, ReadersOptions};
 mod capture;
 mod checkpoint;
@@ -61,5 +69,7 @@ pub use record::{Record, Stamp};
 pub use redo::Redo;
 pub use shim::{Gate, Verdict};
 pub use start_lock::StartLock;
+pub use syntax::Syntax;
 pub use values::{Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value};
+pub use vet::{Fit, MAGIC, Unfit, vet};
 pub use writer::{GroupEnd, SetupError, SqlCommit, Writer, WriterOptions};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, ffi};
 
-use super::authorizer::{Action, Guard};
+use super::authorizer::{Action, Guard, Verdict};
 use super::values::Value;
 
 /// The progress handler is asked after about this many instructions of SQLite's virtual machine:
@@ -226,6 +226,19 @@ impl Prepared {
         }
     }
 
+    /// The table and the column in it that a result column comes straight from, if it does: not
+    /// through an expression. Behind a view it is the table's.
+    pub(crate) fn column_origin(&self, column: usize) -> Option<(String, String)> {
+        let (statement, column) = (self.statement.as_ptr(), index_of(column));
+        // SAFETY: as above.
+        unsafe {
+            Some((
+                text_of(ffi::sqlite3_column_table_name(statement, column))?,
+                text_of(ffi::sqlite3_column_origin_name(statement, column))?,
+            ))
+        }
+    }
+
     /// The size of a value of the current row in bytes, before anything is copied.
     pub(crate) fn value_bytes(&self, column: usize) -> usize {
         let (statement, column) = (self.statement.as_ptr(), index_of(column));
@@ -406,15 +419,15 @@ unsafe extern "C" fn authorize(
             name(database),
         )
     };
-    if guard.allows(&Action {
+    match guard.verdict(&Action {
         code,
         first,
         second,
         database,
     }) {
-        ffi::SQLITE_OK
-    } else {
-        ffi::SQLITE_DENY
+        Verdict::Allow => ffi::SQLITE_OK,
+        Verdict::Deny => ffi::SQLITE_DENY,
+        Verdict::Ignore => ffi::SQLITE_IGNORE,
     }
 }
 

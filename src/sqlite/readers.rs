@@ -281,9 +281,12 @@ impl Reader {
         if let Some(reply) = refused_as_a_whole(&self.executor, request) {
             return reply;
         }
-        if request.transaction
-            && let Err(failure) = self.executor.control.begin_deferred()
-        {
+        let begun = self.executor.forget_request(&self.connection);
+        let begun = begun.and_then(|()| match request.transaction {
+            true => self.executor.control.begin_deferred(),
+            false => Ok(()),
+        });
+        if let Err(failure) = begun {
             return Reply {
                 outcomes: Vec::new(),
                 error: Some(failure.message),
@@ -306,6 +309,13 @@ impl Reader {
                 break;
             }
         }
+        let outcomes = if request.transaction {
+            &mut []
+        } else {
+            reply.outcomes.as_mut_slice()
+        };
+        // Should it fail, the next line or the next connection makes up for it.
+        let _ = self.executor.end_request(&self.connection, outcomes);
         if !self.connection.is_autocommit() {
             // Should it fail, the connection is opened anew: see `serve`.
             let _ = self.executor.control.rollback();

@@ -10,21 +10,27 @@ pub(crate) const RESULT_TOO_LARGE: i32 = -1;
 const VALUE_BYTES: usize = size_of::<Value>();
 
 /// Runs `prepared` to its end and returns its rows. `bytes_left` is what the request's results may
-/// still take.
+/// still take. `qualify_columns`: see [`Request`](super::values::Request).
 ///
 /// # Errors
 /// SQLite's, or [`RESULT_TOO_LARGE`] with some rows left unread.
-pub(crate) fn collect(prepared: &mut Prepared, bytes_left: &mut usize) -> Result<Rows, Failure> {
+pub(crate) fn collect(
+    prepared: &mut Prepared,
+    qualify_columns: bool,
+    bytes_left: &mut usize,
+) -> Result<Rows, Failure> {
     let mut has_row = prepared.step()?;
     // Only now: the first step compiles the statement anew if the schema has changed.
     let column_count = prepared.column_count();
+    let types: Vec<_> = (0..column_count)
+        .map(|column| declared_type(prepared, column))
+        .collect();
     let mut rows = Rows {
         columns: (0..column_count)
-            .map(|column| prepared.column_name(column))
+            .map(|column| column_name(prepared, column, qualify_columns))
             .collect(),
-        types: (0..column_count)
-            .map(|column| declared_type(prepared, column))
-            .collect(),
+        declared: types.iter().map(|name| !name.is_empty()).collect(),
+        types,
         values: Vec::new(),
     };
     while has_row {
@@ -64,6 +70,16 @@ fn too_large() -> Failure {
         RESULT_TOO_LARGE,
         "result too large: the rows of one request exceed the limit of this node",
     )
+}
+
+/// A column with a name of its own (`AS`, or the name a view gives it) keeps it: a table's name in
+/// front would make it the name of a column that does not exist.
+fn column_name(prepared: &Prepared, column: usize, qualify: bool) -> String {
+    let name = prepared.column_name(column);
+    match qualify.then(|| prepared.column_origin(column)).flatten() {
+        Some((table, origin)) if origin == name => format!("{table}.{name}"),
+        _ => name,
+    }
 }
 
 fn declared_type(prepared: &Prepared, column: usize) -> String {

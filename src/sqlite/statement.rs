@@ -4,9 +4,11 @@ use std::ffi::CString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
-use super::authorizer::{Guard, Mode, SPANNING, WRITE_IN_QUERY};
+use super::authorizer::{Guard, Mode, SavepointAction, WRITE_IN_QUERY};
+use super::client_transaction::ClientTransaction;
 use super::control::Control;
 use super::counters::{CounterTracker, Counters};
 use super::parameters;
@@ -16,6 +18,10 @@ use super::statement_cache::StatementCache;
 use super::tokens::{self, Keyword};
 use super::values::{Answer, Outcome, Shape, Statement};
 use super::vfs;
+
+/// Why COMMIT and ROLLBACK are refused in a request with `transaction`.
+const ENDS_BY_ITSELF: &str = "the `transaction` parameter ends the transaction by itself: leave \
+     COMMIT and ROLLBACK out";
 
 /// The circumstances under which a text runs.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +34,8 @@ pub(crate) struct Scope {
     pub(crate) is_transaction: bool,
     /// How many statements of the text are run; the rest is left out of a replay.
     pub(crate) pieces_max: usize,
+    /// See [`Request`](super::values::Request).
+    pub(crate) qualify_columns: bool,
 }
 
 /// Runs the texts of clients on one connection, which it must not outlive.
@@ -40,11 +48,18 @@ pub(crate) struct Executor {
     pub(crate) counters: CounterTracker,
     cache: StatementCache,
     foreign_keys: bool,
+    /// What clients have open themselves.
+    transaction: ClientTransaction,
+    /// Whether the transaction of a group was open before anything that a client opened.
+    in_group: bool,
+    /// Whether this request has switched foreign keys off.
+    foreign_keys_suspended: bool,
     /// Whether the last statement only read: decides between two words for a time-out.
     was_read: bool,
     /// How many statements of the last text stand even if the one after them kills the transaction:
-    /// run alone, each of them would have been committed before.
-    pub(crate) pieces_kept: usize,
+    /// run alone, each of them would have been committed before. `None`: throughout the text a
+    /// transaction was open that an earlier text had opened.
+    pub(crate) pieces_kept: Option<usize>,
 }
 
 /// One statement of a text.
@@ -57,11 +72,6 @@ struct Piece {
     first_parameter: usize,
     /// Whether a savepoint around it already stands.
     is_protected: bool,
-}
-
-/// A `BEGIN; ...; COMMIT` inside one text, run as a savepoint.
-struct TextTransaction {
-    before: Counters,
 }
 
 impl Executor {
@@ -81,8 +91,11 @@ impl Executor {
             cache: StatementCache::default(),
             guard,
             foreign_keys,
+            transaction: ClientTransaction::default(),
+            in_group: false,
+            foreign_keys_suspended: false,
             was_read: false,
-            pieces_kept: 0,
+            pieces_kept: None,
         })
     }
 
@@ -103,8 +116,17 @@ impl Executor {
     ) -> (Outcome, Option<Failure>) {
         let start = Instant::now();
         self.guard.start(scope.time_max);
-        self.pieces_kept = 0;
+        let is_open = self.has_open_transaction();
+        if !is_open {
+            self.in_group = !connection.is_autocommit();
+        }
+        self.pieces_kept = (!is_open).then_some(0);
+        self.transaction.begin_text();
         let result = self.run_text(connection, statement, scope, bytes_left);
+        self.transaction.end_text(self.pieces_kept.is_some());
+        if self.is_killed(connection) {
+            self.transaction.forget();
+        }
         self.guard.stop();
         self.guard.set_mode(Mode::Server);
         let (answer, failure) = match result {
@@ -150,14 +172,13 @@ impl Executor {
         scope: Scope,
         bytes_left: &mut usize,
     ) -> Result<Answer, Failure> {
-        if scope.pieces_max > 0
-            && let Some((sql, mut prepared)) = self.cache.take(&statement.sql)
-        {
+        let cached = (scope.pieces_max > 0).then(|| self.cache.take(&statement.sql));
+        let result = if let Some((sql, mut prepared)) = cached.flatten() {
             let piece = Piece {
                 keyword: tokens::keyword(&sql),
                 is_last: true,
                 first_parameter: 0,
-                is_protected: scope.is_transaction,
+                is_protected: scope.is_transaction || self.has_open_transaction(),
             };
             let result = self.run_piece(
                 connection,
@@ -167,20 +188,16 @@ impl Executor {
                 bytes_left,
             );
             self.cache.put(sql, prepared);
-            return result;
-        }
-        let mut transaction = None;
-        let result = self.run_pieces(connection, statement, scope, bytes_left, &mut transaction);
-        let Some(TextTransaction { before }) = transaction else {
-            return result;
+            result
+        } else {
+            self.run_pieces(connection, statement, scope, bytes_left)
         };
-        // The text failed or ended inside its own transaction. If SQLite has rolled back already,
-        // there is no savepoint left to undo.
-        if !connection.is_autocommit() {
-            self.control.undo_savepoint()?;
+        if result.is_err() {
+            let (control, counters) = (&mut self.control, &mut self.counters);
+            self.transaction
+                .abandon_text(connection, control, counters)?;
         }
-        self.counters.restore(before);
-        result.and_then(|_| Err(Failure::new(ffi::SQLITE_ERROR, SPANNING)))
+        result
     }
 
     fn run_pieces(
@@ -189,7 +206,6 @@ impl Executor {
         statement: &Statement,
         scope: Scope,
         bytes_left: &mut usize,
-        transaction: &mut Option<TextTransaction>,
     ) -> Result<Answer, Failure> {
         let sql = statement.sql.as_str();
         let Ok(terminated) = CString::new(sql) else {
@@ -198,7 +214,6 @@ impl Executor {
                 "unrecognized token: \"\\0\"",
             ));
         };
-        let is_grouped = !connection.is_autocommit();
         let mut answer = Answer::Written {
             last_insert_id: 0,
             rows_affected: 0,
@@ -210,15 +225,20 @@ impl Executor {
             let (prepared, end) = Prepared::new(connection, &terminated, offset)?;
             let begin = offset;
             offset = end.max(begin + 1);
-            if transaction.is_none() {
-                self.pieces_kept = pieces;
+            if !self.has_open_transaction() {
+                self.pieces_kept = Some(pieces);
+            }
+            if let Some(is_on) = self.guard.take_foreign_keys_asked() {
+                // As in SQLite, it has no effect inside a transaction.
+                let is_open = scope.is_transaction || self.has_open_transaction();
+                self.suspend_foreign_keys(connection, !is_on && !is_open)?;
             }
             let Some(mut prepared) = prepared else {
                 continue;
             };
             pieces += 1;
             if is_control(keyword) {
-                self.run_control(connection, keyword, scope, transaction)?;
+                self.run_control(connection, keyword, scope)?;
                 answer = self.written();
                 continue;
             }
@@ -226,7 +246,7 @@ impl Executor {
                 keyword,
                 is_last: tokens::is_blank(sql.get(end..).unwrap_or_default()),
                 first_parameter,
-                is_protected: scope.is_transaction || transaction.is_some(),
+                is_protected: scope.is_transaction || self.has_open_transaction(),
             };
             first_parameter += prepared.parameter_count();
             answer = self.run_piece(
@@ -236,7 +256,7 @@ impl Executor {
                 (statement, scope),
                 bytes_left,
             )?;
-            if is_grouped && connection.is_autocommit() {
+            if self.is_killed(connection) {
                 return Err(Failure::new(
                     ffi::SQLITE_ABORT,
                     "the transaction was rolled back",
@@ -249,45 +269,101 @@ impl Executor {
         Ok(answer)
     }
 
-    /// BEGIN and COMMIT within one text become a savepoint.
+    /// Runs a statement that opens or ends a transaction of the client's: never itself, but with
+    /// savepoints of ours. Its keyword is known; a savepoint's name SQLite has told the guard.
     fn run_control(
         &mut self,
         connection: &Connection,
         keyword: Keyword,
         scope: Scope,
-        transaction: &mut Option<TextTransaction>,
     ) -> Result<(), Failure> {
-        match (keyword, &transaction) {
-            (Keyword::Begin, open) if open.is_some() || scope.is_transaction => Err(Failure::new(
+        let (control, counters) = (&mut self.control, &mut self.counters);
+        if keyword == Keyword::Savepoint {
+            return self.run_savepoint(connection, scope);
+        }
+        match keyword {
+            Keyword::Begin if scope.is_transaction => Err(Failure::new(
                 ffi::SQLITE_ERROR,
                 "cannot start a transaction within a transaction",
             )),
-            (Keyword::Begin, _) => {
-                self.control.open_savepoint()?;
-                *transaction = Some(TextTransaction {
-                    before: self.counters.now(),
-                });
-                Ok(())
+            _ if scope.is_transaction => Err(Failure::new(ffi::SQLITE_ERROR, ENDS_BY_ITSELF)),
+            Keyword::Begin => self.transaction.begin(control, counters),
+            Keyword::Commit => {
+                check_foreign_keys(connection, self.foreign_keys)?;
+                self.transaction.commit(control)
             }
-            (Keyword::Commit, Some(_)) => {
-                self.check_foreign_keys(connection)?;
-                self.control.keep_savepoint()?;
-                *transaction = None;
-                Ok(())
-            }
-            (Keyword::Rollback, Some(TextTransaction { before })) => {
-                let before = *before;
-                self.control.undo_savepoint()?;
-                self.counters.restore(before);
-                *transaction = None;
-                Ok(())
-            }
-            (Keyword::Savepoint, _) => Err(Failure::new(
-                ffi::SQLITE_ERROR,
-                "SAVEPOINT, RELEASE and ROLLBACK TO are not available to clients",
-            )),
-            _ => Err(Failure::new(ffi::SQLITE_ERROR, SPANNING)),
+            _ => self.transaction.rollback(control, counters),
         }
+    }
+
+    fn run_savepoint(&mut self, connection: &Connection, scope: Scope) -> Result<(), Failure> {
+        let (control, counters) = (&mut self.control, &mut self.counters);
+        let action = self.guard.take_savepoint();
+        let action = action.expect("SQLite names the savepoint when it compiles the statement");
+        match (self.transaction.find(&action)?, action) {
+            (None, SavepointAction::Open(name)) => {
+                self.transaction.open(control, Some(name), counters)
+            }
+            (Some(level), SavepointAction::RollBackTo(_)) => {
+                self.transaction.return_to(control, counters, level)
+            }
+            (level, _) => {
+                let level = level.unwrap_or(0);
+                // Ending the outermost one is a COMMIT, if no BEGIN is around it.
+                if level == 0 && !scope.is_transaction {
+                    check_foreign_keys(connection, self.foreign_keys)?;
+                }
+                self.transaction.keep(control, level)
+            }
+        }
+    }
+
+    /// Whether a transaction of the client's is open.
+    pub(crate) fn has_open_transaction(&self) -> bool {
+        self.transaction.is_open()
+    }
+
+    /// Whether SQLite has rolled back a transaction that should be open.
+    fn is_killed(&self, connection: &Connection) -> bool {
+        (self.in_group || self.has_open_transaction()) && connection.is_autocommit()
+    }
+
+    /// Keeps what the request did in savepoints that it left open: it is a transaction as a whole.
+    pub(crate) fn keep_request(&mut self) -> Result<(), Failure> {
+        self.transaction.keep(&mut self.control, 0)
+    }
+
+    /// Ends a request. A transaction that it left open is rolled back, which `outcomes`, those of
+    /// the request so far, then say.
+    pub(crate) fn end_request(
+        &mut self,
+        connection: &Connection,
+        outcomes: &mut [Outcome],
+    ) -> Result<(), Failure> {
+        let (control, counters) = (&mut self.control, &mut self.counters);
+        self.transaction
+            .abandon_request(connection, control, counters, outcomes)?;
+        self.suspend_foreign_keys(connection, false)
+    }
+
+    /// Begins anew after everything that was open was rolled back.
+    pub(crate) fn forget_request(&mut self, connection: &Connection) -> Result<(), Failure> {
+        self.transaction.forget();
+        self.suspend_foreign_keys(connection, false)
+    }
+
+    /// Switches the enforcement of foreign keys off where the node has it on, and on again. The
+    /// pragma itself would do nothing inside the transaction of a group.
+    fn suspend_foreign_keys(
+        &mut self,
+        connection: &Connection,
+        suspended: bool,
+    ) -> Result<(), Failure> {
+        if self.foreign_keys && self.foreign_keys_suspended != suspended {
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, !suspended)?;
+            self.foreign_keys_suspended = suspended;
+        }
+        Ok(())
     }
 
     fn run_piece(
@@ -325,7 +401,7 @@ impl Executor {
         self.counters.show(connection);
         self.guard.set_mode(run_mode(piece.keyword, scope.shape));
         let result = if wants_rows {
-            result_rows::collect(prepared, bytes_left).map(Answer::Rows)
+            result_rows::collect(prepared, scope.qualify_columns, bytes_left).map(Answer::Rows)
         } else {
             result_rows::drain(prepared).map(|()| Answer::Written {
                 last_insert_id: 0,
@@ -375,13 +451,7 @@ impl Executor {
     /// # Errors
     /// One is, in SQLite's words.
     pub(crate) fn check_foreign_keys(&self, connection: &Connection) -> Result<(), Failure> {
-        if self.foreign_keys && raw::deferred_foreign_keys_open(connection) {
-            return Err(Failure::new(
-                ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
-                "FOREIGN KEY constraint failed",
-            ));
-        }
-        Ok(())
+        check_foreign_keys(connection, self.foreign_keys)
     }
 
     fn written(&self) -> Answer {
@@ -418,6 +488,17 @@ impl Executor {
         self.guard.set_mode(Mode::Server);
         is_read_only
     }
+}
+
+/// See [`Executor::check_foreign_keys`].
+fn check_foreign_keys(connection: &Connection, is_enforced: bool) -> Result<(), Failure> {
+    if is_enforced && raw::deferred_foreign_keys_open(connection) {
+        return Err(Failure::new(
+            ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
+            "FOREIGN KEY constraint failed",
+        ));
+    }
+    Ok(())
 }
 
 fn is_control(keyword: Keyword) -> bool {

@@ -60,6 +60,8 @@ pub struct Request {
     pub shape: Shape,
     /// The longest that one statement may run; `None`: no limit.
     pub statement_time_max: Option<Duration>,
+    /// Whether a column that comes straight from a table is named `table.column`.
+    pub qualify_columns: bool,
 }
 
 /// The result rows of one statement.
@@ -69,6 +71,8 @@ pub struct Rows {
     pub columns: Vec<String>,
     /// Declared types in lower case, else the type of the first row's value, else empty.
     pub types: Vec<String>,
+    /// Whether the type of a column is the declared one.
+    pub declared: Vec<bool>,
     /// Row by row.
     pub values: Vec<Vec<Value>>,
 }

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
@@ -21,7 +22,7 @@ use super::limits::Limits;
 use super::raw::Failure;
 use super::statement::{self, Executor, Scope};
 use super::tokens;
-use super::values::{Outcome, Reply, Request, Shape};
+use super::values::{Outcome, Reply, Request, Shape, Statement};
 
 /// How the writer's connection is set up.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +85,7 @@ pub enum SqlCommit {
 /// close a connection that still has prepared statements).
 #[derive(Debug)]
 pub struct Writer {
-    executor: Executor,
+    pub(super) executor: Executor,
     result_bytes_max: usize,
 }
 
@@ -107,16 +108,14 @@ struct Kill {
 
 /// What is not run again, with what was recorded for it.
 enum Skip {
-    /// One statement (see [`SkippedStatement`]).
-    Statement {
-        index: usize,
-        skipped: SkippedStatement,
-    },
+    /// One text, and those before it since which a transaction of the client's was open; each with
+    /// its place in the request.
+    Statements(Vec<(usize, SkippedStatement)>),
     /// A request with `transaction`.
     Request(Reply),
 }
 
-/// A statement that killed its group.
+/// A text that killed its group, or went down with it.
 struct SkippedStatement {
     /// What it is answered.
     outcome: Outcome,
@@ -231,7 +230,8 @@ impl Writer {
         if group.is_empty() {
             return Attempt::Committed(Vec::new());
         }
-        if let Err(failure) = self.executor.control.begin_immediate() {
+        let begun = self.executor.forget_request(connection);
+        if let Err(failure) = begun.and_then(|()| self.executor.control.begin_immediate()) {
             return Attempt::Failed(failure.message);
         }
         let mut replies = Vec::with_capacity(group.len());
@@ -283,6 +283,8 @@ impl Writer {
         if let Some(reply) = refused_as_a_whole(&self.executor, request) {
             return Ok(Ok(reply));
         }
+        // What a transaction of the client's takes with it if it is killed.
+        let mut open = Vec::new();
         if request.transaction {
             return self.run_transaction(connection, request);
         }
@@ -300,13 +302,22 @@ impl Writer {
             let (mut outcome, _) = self
                 .executor
                 .run(connection, statement, scope, &mut bytes_left);
-            if connection.is_autocommit() {
+            let is_killed = connection.is_autocommit();
+            if self.executor.pieces_kept.is_some() {
+                open.clear();
+            }
+            if is_killed || self.executor.has_open_transaction() {
                 let skipped = SkippedStatement {
-                    outcome,
+                    outcome: outcome.clone(),
                     counters: self.executor.counters.now(),
-                    pieces_kept: self.executor.pieces_kept,
+                    pieces_kept: self.executor.pieces_kept.unwrap_or(0),
                 };
-                return Ok(Err(Skip::Statement { index, skipped }));
+                open.push((index, skipped));
+            } else {
+                open.clear();
+            }
+            if is_killed {
+                return Ok(Err(Skip::Statements(open)));
             }
             if let Some(skipped) = skipped {
                 outcome = skipped.outcome.clone();
@@ -314,6 +325,7 @@ impl Writer {
             }
             reply.outcomes.push(outcome);
         }
+        self.executor.end_request(connection, &mut reply.outcomes)?;
         Ok(Ok(reply))
     }
 
@@ -354,15 +366,18 @@ impl Writer {
             };
         }
         if has_failed {
+            self.executor.end_request(connection, &mut [])?;
             self.executor.control.undo_savepoint()?;
             self.executor.counters.restore(before);
         } else {
+            self.executor.keep_request()?;
+            self.executor.end_request(connection, &mut [])?;
             self.executor.control.keep_savepoint()?;
         }
         Ok(Ok(reply))
     }
 
-    /// Runs a request with a VACUUM in it: that text in autocommit, every other one as a group.
+    /// Runs a request with a VACUUM in it: that text in autocommit, those between as groups.
     fn run_alone(&mut self, connection: &Connection, request: &Request) -> GroupEnd {
         let mut reply = Reply::default();
         if let Some(refused) = refused_as_a_whole(&self.executor, request) {
@@ -372,23 +387,16 @@ impl Writer {
             };
         }
         let mut is_first = true;
-        for statement in request
-            .statements
-            .iter()
-            .filter(|statement| !statement.sql.is_empty())
-        {
+        let has_vacuum = |statement: &Statement| tokens::has_vacuum(&statement.sql);
+        let both_lack_it = |a: &Statement, b: &Statement| !has_vacuum(a) && !has_vacuum(b);
+        for statements in request.statements.chunk_by(both_lack_it) {
             let before = self.executor.counters.now();
-            let (outcomes, is_refused) = if tokens::has_vacuum(&statement.sql) {
-                let mut bytes_left = self.result_bytes_max;
-                let scope = scope_of(request);
-                let (outcome, failure) =
-                    self.executor
-                        .run(connection, statement, scope, &mut bytes_left);
-                is_first &= tokens::keyword(&statement.sql) == tokens::Keyword::Vacuum;
-                let is_refused = failure.is_some_and(|it| it.code == ffi::SQLITE_IOERR_FSYNC);
-                (vec![outcome], is_refused)
+            let (part, is_refused) = if has_vacuum(&statements[0]) {
+                let (part, is_refused) = self.run_vacuum(connection, request, &statements[0]);
+                is_first &= tokens::keyword(&statements[0].sql) == tokens::Keyword::Vacuum;
+                (part, is_refused)
             } else {
-                let statements = vec![statement.clone()];
+                let statements = statements.to_vec();
                 let mut end = self.run_group(
                     connection,
                     &[Request {
@@ -396,9 +404,8 @@ impl Writer {
                         ..request.clone()
                     }],
                 );
-                let single = end.replies.pop().unwrap_or_default();
-                reply.error = reply.error.or(single.error);
-                (single.outcomes, end.sql_commit != SqlCommit::Done)
+                let part = end.replies.pop().unwrap_or_default();
+                (part, end.sql_commit != SqlCommit::Done)
             };
             if is_refused {
                 self.executor.counters.restore(before);
@@ -409,20 +416,51 @@ impl Writer {
                 };
             }
             is_first = false;
-            reply.outcomes.extend(outcomes);
+            reply.error = reply.error.or(part.error);
+            reply.outcomes.extend(part.outcomes);
         }
         GroupEnd {
             replies: vec![reply],
             sql_commit: SqlCommit::Done,
         }
     }
+
+    /// Runs a text with a VACUUM in it. Also says whether a commit of it was refused.
+    fn run_vacuum(
+        &mut self,
+        connection: &Connection,
+        request: &Request,
+        statement: &Statement,
+    ) -> (Reply, bool) {
+        let mut bytes_left = self.result_bytes_max;
+        if let Err(failure) = self.executor.forget_request(connection) {
+            let reply = Reply {
+                outcomes: Vec::new(),
+                error: Some(failure.message),
+            };
+            return (reply, false);
+        }
+        let (outcome, failure) =
+            self.executor
+                .run(connection, statement, scope_of(request), &mut bytes_left);
+        let mut reply = Reply {
+            outcomes: vec![outcome],
+            error: None,
+        };
+        let ended = self.executor.end_request(connection, &mut reply.outcomes);
+        reply.error = ended.err().map(|failure| failure.message);
+        let is_refused = failure.is_some_and(|it| it.code == ffi::SQLITE_IOERR_FSYNC);
+        (reply, is_refused)
+    }
 }
 
 impl Skips {
     fn add(&mut self, request: usize, skip: Skip) {
         match skip {
-            Skip::Statement { index, skipped } => {
-                self.statements.insert((request, index), skipped);
+            Skip::Statements(skipped) => {
+                let skipped = skipped.into_iter();
+                self.statements
+                    .extend(skipped.map(|(index, skipped)| ((request, index), skipped)));
             }
             Skip::Request(reply) => {
                 self.requests.insert(request, reply);
@@ -446,13 +484,25 @@ pub(crate) fn set_up(
 
 /// The reply to a request that is refused before anything of it runs.
 pub(crate) fn refused_as_a_whole(executor: &Executor, request: &Request) -> Option<Reply> {
-    let is_refused = request
+    // A limit that no statement could meet. Looked at before the texts are, which may take longer.
+    let started = Instant::now();
+    let time_max = request.statement_time_max;
+    let has_expired = time_max.is_some_and(|time_max| started.elapsed() >= time_max);
+    let is_disallowed = request
         .statements
         .iter()
         .any(|statement| executor.has_disallowed_pragma(&statement.sql));
-    is_refused.then(|| Reply {
+    let error = if is_disallowed {
+        "disallowed pragma"
+    } else if has_expired {
+        // Go's words for a time that is over before anything could run.
+        "context deadline exceeded"
+    } else {
+        return None;
+    };
+    Some(Reply {
         outcomes: Vec::new(),
-        error: Some("disallowed pragma".to_owned()),
+        error: Some(error.to_owned()),
     })
 }
 
@@ -463,5 +513,6 @@ pub(crate) fn scope_of(request: &Request) -> Scope {
         time_max: request.statement_time_max,
         is_transaction: request.transaction,
         pieces_max: usize::MAX,
+        qualify_columns: request.qualify_columns,
     }
 }

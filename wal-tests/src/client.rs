@@ -33,6 +33,17 @@ pub struct Response {
     pub body: String,
 }
 
+/// An HTTP answer that is not text.
+#[derive(Clone, Debug)]
+pub struct Download {
+    /// The status code.
+    pub status: u16,
+    /// `Content-Type`; empty if there is none.
+    pub content_type: String,
+    /// The body.
+    pub bytes: Vec<u8>,
+}
+
 /// The page image of one node.
 #[derive(Clone)]
 pub struct Image {
@@ -182,6 +193,26 @@ impl Client {
     /// When no answer came.
     pub fn get(&self, address: &str, path: &str) -> Result<Response, ureq::Error> {
         read(self.agent.get(format!("http://{address}{path}")).call()?)
+    }
+
+    /// GET of anything, as bytes.
+    ///
+    /// # Errors
+    ///
+    /// When no answer came, or not all of it.
+    pub fn download(&self, address: &str, path: &str) -> Result<Download, ureq::Error> {
+        let mut response = self.agent.get(format!("http://{address}{path}")).call()?;
+        let content_type = response.headers().get("Content-Type");
+        let content_type = content_type.and_then(|value| value.to_str().ok());
+        Ok(Download {
+            status: response.status().as_u16(),
+            content_type: content_type.unwrap_or_default().to_owned(),
+            bytes: response
+                .body_mut()
+                .with_config()
+                .limit(IMAGE_BYTES_MAX)
+                .read_to_vec()?,
+        })
     }
 
     /// GET of JSON.

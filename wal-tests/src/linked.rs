@@ -538,6 +538,7 @@ pub fn request(sql: &[&str], shape: Shape) -> Request {
         transaction: false,
         shape,
         statement_time_max: None,
+        qualify_columns: false,
     }
 }
 

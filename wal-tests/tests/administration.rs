@@ -391,7 +391,7 @@ fn freshness_counts_on_followers_for_reads_without_guarantee_only() {
     insert(&cluster, 0);
     cluster.wait_all_ready();
     let leader = cluster.wait_leader();
-    let (follower, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let follower = (leader + 1) % 3;
     for endpoint in ["/db/query", "/db/request"] {
         for options in [
             "freshness=10s",

@@ -14,6 +14,7 @@ fn request(shape: Shape, sql: &str) -> Request {
         transaction: false,
         shape,
         statement_time_max: None,
+        qualify_columns: false,
     }
 }
 
@@ -128,7 +129,7 @@ fn statements_that_reach_beyond_the_database_are_refused() {
         ("CREATE VIRTUAL TABLE temp.s USING fts5(x)", temporary),
         (
             "PRAGMA foreign_keys=ON",
-            "foreign keys are switched for the whole node, by its flag -fk",
+            "foreign keys are enforced by all connections or by none: start the nodes with -fk",
         ),
     ];
     let texts: Vec<&str> = table.iter().map(|(sql, _)| *sql).collect();

@@ -97,20 +97,31 @@ impl Setup {
         ended.output
     }
 
-    /// Runs the programs against a node alone, then through a follower of three.
+    /// Runs the programs against a node alone, then through a follower of three, then the same
+    /// where credentials are needed.
     #[track_caller]
     fn round_trips(&self, programs: &[&dyn Fn() -> Command], parts: &[&str]) {
-        for nodes in [1, 3] {
-            let mut cluster = ProcessCluster::start(nodes, &Formation::Join, &[]);
+        let users = self.path("users.json");
+        std::fs::write(&users, USERS).unwrap();
+        let users = users.display().to_string();
+        // One of three offers what the others do, and is not asked again with credentials.
+        let mut offered = Vec::new();
+        for (nodes, flags) in [(1, vec![]), (3, vec![]), (3, vec!["-auth", &users])] {
+            let mut cluster = ProcessCluster::start(nodes, &Formation::Join, &flags);
             let leader = cluster.wait_leader();
             let node = (leader + 1) % nodes;
             let (address, leader) = (cluster.address(node), cluster.address(leader));
-            let offered = offered::parts(cluster.client(), address);
+            if flags.is_empty() {
+                offered = offered::parts(cluster.client(), address);
+            }
             let used = parts.iter().filter(|part| offered.contains(*part));
             for program in programs {
                 let mut command = program();
                 command.args([address, leader]).args(used.clone());
                 command.envs(NO_PROXIES);
+                if !flags.is_empty() {
+                    command.envs(CREDENTIALS);
+                }
                 let output = self.run(command);
                 assert!(output.contains("ok: "), "{}: {output}", self.what);
             }
@@ -222,8 +233,8 @@ fn python_clients_work() {
             command
         }
     };
-    setup.round_trips(&[&program("dbapi.py")], &["redirect", "queue"]);
-    setup.round_trips(&[&program("alchemy.py")], &[]);
+    let (dbapi, alchemy) = (program("dbapi.py"), program("alchemy.py"));
+    setup.round_trips(&[&dbapi, &alchemy], &["redirect", "queue"]);
 }
 
 #[test]
@@ -316,6 +327,14 @@ fn the_go_client_works() {
     let program = || Command::new(project.join("round_trip"));
     setup.round_trips(&[&program], &["queue"]);
 }
+
+/// Everybody may do what these tests and joining nodes do, and only one user what clients do.
+const USERS: &str = r#"[
+    {"username": "*", "perms": ["backup", "join", "ready", "status"]},
+    {"username": "fiona", "password": "p: %/@'", "perms": ["all"]}
+]"#;
+
+const CREDENTIALS: [(&str, &str); 2] = [("RQLITE_USER", "fiona"), ("RQLITE_PASSWORD", "p: %/@'")];
 
 /// How long one command may take: an installation over a slow line on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(600);

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
+use wallaby::http::nodes;
 use wallaby::http::response::{Envelope, Form, render};
-use wallaby::http::{Unrenderable, nodes};
 use wallaby::node::{Answer, MemberStatus, Outcome, Reply, Rows, Shape, Value};
 
 fn text(text: &str) -> Value {
@@ -19,6 +19,7 @@ fn rows(columns: &[&str], types: &[&str], values: Vec<Vec<Value>>) -> Answer {
     Answer::Rows(Rows {
         columns: owned(columns),
         types: owned(types),
+        declared: vec![true; types.len()],
         values,
     })
 }
@@ -53,8 +54,7 @@ fn rendered(shape: Shape, form: Form, answers: Vec<Answer>) -> String {
             error: None,
         },
         &envelope,
-    )
-    .unwrap();
+    );
     String::from_utf8(bytes).unwrap()
 }
 
@@ -147,36 +147,38 @@ fn values_are_rendered_by_storage_class_and_column_type() {
 }
 
 #[test]
-fn an_infinity_makes_the_answer_unrenderable() {
-    let answer = rows(
-        &["c"],
-        &["real"],
-        vec![vec![Value::Real(f64::NEG_INFINITY)]],
-    );
-    let (shape, elapsed) = (Shape::Query, Duration::ZERO);
-    let reply = Reply {
-        outcomes: vec![Outcome { answer, elapsed }],
-        error: None,
-    };
-    for form in [Form::default(), ASSOCIATIVE] {
-        let error = render(
-            &reply,
-            &Envelope {
-                shape,
-                elapsed,
-                raft_index: None,
-                form,
-            },
-        );
-        assert_eq!(error, Err(Unrenderable(f64::NEG_INFINITY)));
-    }
-    let go = "json: error calling MarshalJSON for type *http.DBResults: \
-              json: unsupported value: ";
+fn an_infinity_is_null_and_the_other_values_arrive() {
+    let values = vec![vec![Value::Real(f64::NEG_INFINITY), Value::Integer(1)]];
+    let answer = || rows(&["c", "d"], &["real", "integer"], values.clone());
     assert_eq!(
-        Unrenderable(f64::NEG_INFINITY).to_string(),
-        format!("{go}-Inf")
+        plain(vec![answer(), written(1, 1)]),
+        concat!(
+            r#"{"results":[{"columns":["c","d"],"types":["real","integer"],"#,
+            r#""values":[[null,1]]},{"last_insert_id":1,"rows_affected":1}]}"#
+        )
     );
-    assert_eq!(Unrenderable(f64::INFINITY).to_string(), format!("{go}+Inf"));
+    assert_eq!(
+        rendered(Shape::Query, ASSOCIATIVE, vec![answer()]),
+        r#"{"results":[{"types":{"c":"real","d":"integer"},"rows":[{"c":null,"d":1}]}]}"#
+    );
+}
+
+#[test]
+fn a_blob_from_an_expression_keeps_its_bytes_whatever_the_first_row_held() {
+    let answer = Answer::Rows(Rows {
+        columns: vec!["declared".to_owned(), "expression".to_owned()],
+        types: vec!["text".to_owned(), "text".to_owned()],
+        declared: vec![true, false],
+        values: vec![
+            vec![text("a"), text("a")],
+            vec![Value::Blob(vec![b'b', 0xff]), Value::Blob(vec![b'b', 0xff])],
+        ],
+    });
+    let all = plain(vec![answer]);
+    assert!(
+        all.ends_with(r#""values":[["a","a"],["b\ufffd","Yv8="]]}]}"#),
+        "{all}"
+    );
 }
 
 #[test]
@@ -294,7 +296,7 @@ fn the_envelope_carries_error_time_and_raft_index_in_this_order() {
                 form,
             },
         );
-        String::from_utf8(bytes.unwrap()).unwrap()
+        String::from_utf8(bytes).unwrap()
     };
     let timed = Form {
         timings: true,

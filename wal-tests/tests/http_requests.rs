@@ -169,6 +169,37 @@ fn bytes_that_are_not_utf8_in_a_body_are_replaced_one_by_one() {
 }
 
 #[test]
+fn escapes_for_half_of_a_surrogate_pair_are_replaced_one_by_one() {
+    let table = [
+        (r#"["a\ud800b"]"#, "a\u{fffd}b"),
+        (
+            r#"["\uDfff\ud83d\ude00\ud83d"]"#,
+            "\u{fffd}\u{1f600}\u{fffd}",
+        ),
+        (r#"["\ud800\u00e9\ud800\n"]"#, "\u{fffd}\u{e9}\u{fffd}\n"),
+        (r#"["\\ud800\udc00"]"#, "\\ud800\u{fffd}"),
+        ("[\"\u{e9}\\ud800\u{e9}\"] garbage", "\u{e9}\u{fffd}\u{e9}"),
+    ];
+    for (body, sql) in table {
+        let statements = parse_statements(body.as_bytes()).unwrap();
+        assert_eq!(statements[0].sql, sql, "{body}");
+    }
+    for body in [
+        r#"["\ud800"#,
+        r#"["\ud800\x"]"#,
+        r#"["\ud80"]"#,
+        "[\"\\ud800\\\u{e9}\"]",
+        "\\",
+    ] {
+        assert_eq!(
+            parse_statements(body.as_bytes()),
+            Err(RequestError::Json),
+            "{body}"
+        );
+    }
+}
+
+#[test]
 fn no_damaged_body_panics() {
     let mut random = Random::from_environment();
     let sound = br#"["A",["C",1,"t",[1,2],"x'ff'"],["D",{"z":1e5,"a":null,"b":[3]}],["\u00e9"]]"#;

@@ -83,6 +83,7 @@ fn request(sql: &str, shape: Shape) -> Request {
         transaction: true,
         shape,
         statement_time_max: None,
+        qualify_columns: false,
     }
 }
 

@@ -249,6 +249,40 @@ fn what_was_accepted_is_sent_before_the_node_stops() {
     assert_eq!(count(&cluster, 0), 10);
 }
 
+#[test]
+fn queued_writes_travel_with_the_credentials_of_their_caller() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("users.json");
+    // Formation asks as anybody; writing is for those who are known.
+    let users = serde_json::json!([
+        {"username": "*", "perms": ["join", "ready", "status", "query", "backup"]},
+        {"username": "ann", "password": "a", "perms": ["execute"]},
+        {"username": "bob", "password": "b", "perms": ["execute"]},
+        {"username": "eve", "password": "e", "perms": ["query"]},
+    ]);
+    std::fs::write(&file, users.to_string()).unwrap();
+    let flags = ["-auth", file.to_str().unwrap()];
+    let mut cluster = ProcessCluster::start(3, &Formation::Expect, &flags);
+    let leader = cluster.wait_leader();
+    let follower = cluster.address((leader + 1) % 3).to_owned();
+    let known = |user: &str| format!("{user}@{follower}");
+    let create = "CREATE TABLE t(v INTEGER)";
+    let client = cluster.client();
+    let _ = client.execute_sql(&known("ann:a"), create).expect_success();
+    for value in 0..40 {
+        let user = ["ann:a", "bob:b"][value % 2];
+        let _ = number(&queue(&known(user), "", &insert(value)));
+    }
+    for stranger in ["eve:e", "ann:wrong"] {
+        let refused = queue(&known(stranger), "", &insert(99));
+        assert_eq!((refused.status, refused.body.as_str()), (401, ""));
+    }
+    let _ = number(&queue(&known("bob:b"), "&wait", "[]"));
+    let disorder = "SELECT count(*), sum(v <> rowid - 1) FROM t";
+    let rows = client.query(&follower, "strong", disorder).unwrap();
+    assert_eq!(rows, [[Value::from(40), Value::from(0)]]);
+}
+
 /// Queues values one after the other until told to stop; returns those that were waited for, and
 /// all that were tried.
 fn feed(address: &str, thread: usize, stop: &AtomicBool) -> (BTreeSet<i64>, usize) {

@@ -96,6 +96,7 @@ fn query(texts: &[&str]) -> Request {
         transaction: false,
         shape: Shape::Query,
         statement_time_max: None,
+        qualify_columns: false,
     }
 }
 

@@ -67,6 +67,7 @@ fn insert(rows: &[(String, String)]) -> Request {
         transaction: true,
         shape: Shape::Execute,
         statement_time_max: None,
+        qualify_columns: false,
     }
 }
 

@@ -1,14 +1,17 @@
 // A round trip with gorqlite: wallaby-client-tests ADDRESS LEADER [PART ...]
 //
 // ADDRESS is the node to speak to, LEADER the one that leads (the same one if it is alone), both as
-// host:port. PARTS are what the node offers beyond statements: "queue".
+// host:port. PARTS are what the node offers beyond statements: "queue". Credentials, if the node asks
+// for them, are in the environment: RQLITE_USER, RQLITE_PASSWORD.
 package main
 
 import (
 	"database/sql"
 	"fmt"
+	"net/url"
 	"os"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/rqlite/gorqlite"
@@ -16,6 +19,15 @@ import (
 )
 
 const name = "\u5f53 'quoted' \U0001f418"
+
+// at is the URL of a node, with the credentials.
+func at(address, query string) string {
+	whole := url.URL{Scheme: "http", Host: address, Path: "/", RawQuery: query}
+	if user := os.Getenv("RQLITE_USER"); user != "" {
+		whole.User = url.UserPassword(user, os.Getenv("RQLITE_PASSWORD"))
+	}
+	return whole.String()
+}
 
 func check(err error) {
 	if err != nil {
@@ -135,7 +147,7 @@ func together(conn *gorqlite.Connection) {
 
 func cluster(address, leader string) {
 	// By itself the client looks for the leader in /status and /nodes, and speaks to that.
-	conn, err := gorqlite.Open("http://" + address + "/")
+	conn, err := gorqlite.Open(at(address, ""))
 	check(err)
 	defer conn.Close()
 	found, err := conn.Leader()
@@ -152,7 +164,7 @@ func cluster(address, leader string) {
 }
 
 func standard(address string) {
-	db, err := sql.Open("rqlite", "http://"+address+"/?disableClusterDiscovery=true")
+	db, err := sql.Open("rqlite", at(address, "disableClusterDiscovery=true"))
 	check(err)
 	defer db.Close()
 	result, err := db.Exec("INSERT INTO go(id, name) VALUES(?, ?)", 90, "standard")
@@ -164,6 +176,16 @@ func standard(address string) {
 	check(db.QueryRow("SELECT name FROM go WHERE id = ?", 90).Scan(&text))
 	equal("name", text, "standard")
 	equal("no rows", db.QueryRow("SELECT name FROM go WHERE id = -1").Scan(&text), sql.ErrNoRows)
+}
+
+func credentials(address string) {
+	wrong := "http://" + os.Getenv("RQLITE_USER") + ":wrong@" + address + "/?disableClusterDiscovery=true"
+	conn, err := gorqlite.Open(wrong)
+	check(err)
+	_, err = conn.WriteOne("DELETE FROM go")
+	if err == nil || !strings.Contains(err.Error(), "401 Unauthorized") {
+		panic(fmt.Sprintf("a wrong password: %v", err))
+	}
 }
 
 func queue(conn *gorqlite.Connection) {
@@ -183,7 +205,7 @@ func queue(conn *gorqlite.Connection) {
 
 func main() {
 	address, leader := os.Args[1], os.Args[2]
-	conn, err := gorqlite.Open("http://" + address + "/?disableClusterDiscovery=true&timeout=60")
+	conn, err := gorqlite.Open(at(address, "disableClusterDiscovery=true&timeout=60"))
 	check(err)
 	defer conn.Close()
 	writing(conn)
@@ -193,6 +215,10 @@ func main() {
 	cluster(address, leader)
 	standard(address)
 	steps := 6
+	if os.Getenv("RQLITE_USER") != "" {
+		credentials(address)
+		steps++
+	}
 	for _, part := range os.Args[3:] {
 		if part == "queue" {
 			queue(conn)

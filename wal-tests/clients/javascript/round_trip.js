@@ -2,7 +2,8 @@
 //
 // ADDRESS is the node to speak to, LEADER the one that leads (the same one if it is alone), both
 // as host:port. PARTS are what the node offers beyond statements: "redirect", "queue", "backup",
-// "load".
+// "load". Credentials, if the node asks for them, are in the environment: RQLITE_USER,
+// RQLITE_PASSWORD.
 'use strict'
 
 const assert = require('node:assert/strict')
@@ -10,7 +11,9 @@ const { DataApiClient, StatusApiClient, BackupApiClient } = require('rqlite-js')
 
 const [ADDRESS, LEADER, ...PARTS] = process.argv.slice(2)
 const HOST = `http://${ADDRESS}`
-const client = new DataApiClient(HOST)
+const USER = process.env.RQLITE_USER
+const authentication = USER && { username: USER, password: process.env.RQLITE_PASSWORD }
+const client = new DataApiClient(HOST, { authentication })
 
 async function execute (sql, options) {
   const results = await client.execute(sql, options)
@@ -104,12 +107,12 @@ async function transactions () {
 }
 
 async function status () {
-  const { body } = await new StatusApiClient(HOST).status()
+  const { body } = await new StatusApiClient(HOST, { authentication }).status()
   assert.equal(body.store.raft.state, ADDRESS === LEADER ? 'Leader' : 'Follower')
   assert.equal(body.store.ready, true)
   assert.equal(typeof body.build.version, 'string')
   const hosts = [ADDRESS, LEADER].map((address) => `http://${address}`)
-  const answers = await new StatusApiClient(hosts).statusAllHosts()
+  const answers = await new StatusApiClient(hosts, { authentication }).statusAllHosts()
   assert.deepEqual(answers.map((answer) => answer.host), hosts)
   assert.ok(answers.every((answer) => answer.response.status === 200))
 }
@@ -117,16 +120,26 @@ async function status () {
 async function severalHosts () {
   // A host that does not answer is skipped; the client learns nothing from that but to go on.
   const hosts = [`http://${ADDRESS}`, `http://${LEADER}`, 'http://127.0.0.1:1']
-  const several = new DataApiClient(hosts)
+  const several = new DataApiClient(hosts, { authentication })
   for (let turn = 0; turn < hosts.length; turn += 1) {
     const results = await several.query('SELECT 1 AS one', { level: 'none' })
     assert.deepEqual(results.toArray(), [{ one: 1 }])
   }
 }
 
+async function credentials () {
+  const wrong = { authentication: { username: USER, password: 'wrong' } }
+  for (const options of [wrong, {}]) {
+    const refused = new DataApiClient(HOST, options)
+    const unauthorized = (error) => error.response.status === 401
+    await assert.rejects(refused.query('SELECT 1'), unauthorized)
+    await assert.rejects(refused.execute('DELETE FROM js'), unauthorized)
+  }
+}
+
 async function redirects () {
   // The client sends no such parameter by itself any more, but still follows what it leads to.
-  const several = new DataApiClient([`http://${ADDRESS}`, `http://${LEADER}`])
+  const several = new DataApiClient([`http://${ADDRESS}`, `http://${LEADER}`], { authentication })
   const sql = "INSERT INTO js(id, name) VALUES(70, 'redirected')"
   const { status, body } = await several.post('/db/execute?redirect', sql, { useLeader: true })
   assert.deepEqual([status, body], [200, { results: [{ last_insert_id: 70, rows_affected: 1 }] }])
@@ -149,7 +162,7 @@ async function collected (stream) {
 }
 
 async function backup () {
-  const api = new BackupApiClient(HOST)
+  const api = new BackupApiClient(HOST, { authentication })
   const binary = await collected(await api.backup())
   assert.equal(binary.subarray(0, 16).toString('latin1'), 'SQLite format 3\0')
   const text = (await collected(await api.backup('sql'))).toString()
@@ -157,7 +170,7 @@ async function backup () {
 }
 
 async function load () {
-  const api = new BackupApiClient(HOST)
+  const api = new BackupApiClient(HOST, { authentication })
   const sql = "CREATE TABLE js_loaded (id INTEGER);\nINSERT INTO js_loaded VALUES(5);\n"
   const answer = JSON.parse(await collected(await api.load(sql)))
   assert.equal(answer.error, undefined)
@@ -168,14 +181,18 @@ async function load () {
 async function main () {
   const steps = [writing, reading, types, errors, transactions, status, severalHosts]
   const offered = { redirect: redirects, queue, backup, load }
+  if (USER) {
+    steps.push(credentials)
+  }
   for (const part of PARTS) {
     steps.push(offered[part])
   }
   for (const step of steps) {
     await step()
   }
-  const leader = await new DataApiClient(`http://${LEADER}`).query('SELECT name FROM js WHERE id = 1')
-  assert.deepEqual(leader.toArray(), [{ name: 'fiona' }])
+  const leader = new DataApiClient(`http://${LEADER}`, { authentication })
+  const found = await leader.query('SELECT name FROM js WHERE id = 1')
+  assert.deepEqual(found.toArray(), [{ name: 'fiona' }])
   console.log(`ok: ${steps.length} steps`)
 }
 

@@ -1,8 +1,12 @@
-"""A round trip with SQLAlchemy through sqlalchemy-rqlite: alchemy.py ADDRESS LEADER"""
+"""A round trip with SQLAlchemy through sqlalchemy-rqlite: alchemy.py ADDRESS LEADER
+
+Credentials, if the node asks for them, are in the environment: RQLITE_USER, RQLITE_PASSWORD.
+"""
 
 import datetime
 import decimal
 import logging
+import os
 import sys
 
 import sqlalchemy as sa
@@ -51,7 +55,10 @@ def ours(names):
 
 def connect(address):
     # The driver returns dates as objects already, which SQLAlchemy is told with native_datetime.
-    engine = sa.create_engine(f"rqlite+pyrqlite://{address}/", native_datetime=True)
+    host, port = address.rsplit(":", 1)
+    url = sa.URL.create("rqlite+pyrqlite", os.environ.get("RQLITE_USER"),
+                        os.environ.get("RQLITE_PASSWORD"), host, int(port))
+    engine = sa.create_engine(url, native_datetime=True)
     with engine.connect() as connection:
         version = connection.execute(sa.text("SELECT sqlite_version()")).scalar_one()
     # The dialect does not ask for the version, without which SQLAlchemy cannot reflect columns.

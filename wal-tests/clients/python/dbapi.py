@@ -1,22 +1,26 @@
 """A round trip with pyrqlite, the DB-API client: dbapi.py ADDRESS LEADER [PART ...]
 
 ADDRESS is the node to speak to, LEADER the one that leads (the same one if it is alone), both as
-host:port. PARTS are what the node offers beyond statements: "redirect", "queue".
+host:port. PARTS are what the node offers beyond statements: "redirect", "queue". Credentials, if
+the node asks for them, are in the environment: RQLITE_USER, RQLITE_PASSWORD.
 """
 
 import datetime
 import logging
+import os
 import sys
 
 import pyrqlite.dbapi2 as dbapi
 
 ADDRESS, LEADER = sys.argv[1:3]
 PARTS = sys.argv[3:]
+USER, PASSWORD = os.environ.get("RQLITE_USER"), os.environ.get("RQLITE_PASSWORD")
 
 
-def connect(address=ADDRESS, **options):
+def connect(address=ADDRESS, password=PASSWORD, **options):
     host, port = address.rsplit(":", 1)
-    return dbapi.connect(host=host, port=int(port), timeout=60, **options)
+    return dbapi.connect(host=host, port=int(port), user=USER, password=password, timeout=60,
+                         **options)
 
 
 def equal(found, expected, what):
@@ -134,6 +138,12 @@ def transactions(connection):
     connection.ping()
 
 
+def credentials(_):
+    for sql in ("SELECT 1", "DELETE FROM py"):
+        text = failure(connect(password="wrong"), sql)
+        equal(text, "received unexpected http status: 401", "a wrong password")
+
+
 def redirects(connection):
     sql = '["INSERT INTO py(id, name) VALUES(300, \'redirected\')"]'
     headers = {"Content-Type": "application/json"}
@@ -156,6 +166,7 @@ def queue(connection):
 def main():
     logging.disable(logging.CRITICAL)
     steps = [tables, writing, reading, types, errors, transactions]
+    steps += [credentials] if USER else []
     steps += [redirects] if "redirect" in PARTS else []
     steps += [queue] if "queue" in PARTS else []
     for step in steps:

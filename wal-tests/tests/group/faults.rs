@@ -144,6 +144,7 @@ fn execute(texts: &[&str]) -> Request {
         transaction: false,
         shape: Shape::Execute,
         statement_time_max: None,
+        qualify_columns: false,
     }
 }
 

@@ -110,6 +110,7 @@ pub(crate) fn execute(texts: &[&str]) -> Request {
         transaction: false,
         shape: Shape::Execute,
         statement_time_max: None,
+        qualify_columns: false,
     }
 }
 

@@ -12,3 +12,4 @@ mod isolation;
 mod kills;
 mod random;
 mod texts;
+mod transactions;

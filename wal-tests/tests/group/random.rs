@@ -109,17 +109,65 @@ fn random_request(random: &mut Random) -> Request {
             parameters: Vec::new(),
         });
     }
+    let transaction = random.is_one_in(3);
+    if random.is_one_in(3) {
+        add_transactions(random, &mut statements, transaction);
+    }
     Request {
         statements,
-        transaction: random.is_one_in(3),
+        transaction,
         shape: if random.is_one_in(2) {
             Shape::Unified
         } else {
             Shape::Execute
         },
         statement_time_max: None,
+        qualify_columns: false,
     }
 }
+
+/// Puts BEGIN, COMMIT, SAVEPOINT and so on between the statements, rarely so that they fit. One text
+/// for each: a failed text takes back what it began itself, which plain SQLite does not.
+fn add_transactions(random: &mut Random, statements: &mut Vec<Statement>, in_transaction: bool) {
+    let words = [
+        "SAVEPOINT s",
+        "SAVEPOINT t",
+        "ROLLBACK TO s",
+        "RELEASE s",
+        "RELEASE T",
+        "BEGIN",
+        "BEGIN",
+        "COMMIT",
+        "ROLLBACK",
+    ];
+    let words = if in_transaction { &words[..5] } else { &words };
+    let mut put = |at: usize, word: &str| {
+        let statement = Statement {
+            sql: word.to_owned(),
+            parameters: Vec::new(),
+        };
+        statements.insert(at.min(statements.len()), statement);
+    };
+    let mut at = 0;
+    if !in_transaction && random.is_one_in(2) {
+        put(0, "BEGIN");
+    }
+    for _ in 0..=random.below(5) {
+        at += usize::try_from(random.below(3)).unwrap();
+        let word = usize::try_from(random.below(words.len() as u64)).unwrap();
+        put(at, words[word]);
+    }
+    if !in_transaction && random.is_one_in(2) {
+        put(usize::MAX, "COMMIT");
+    }
+}
+
+const SPANNING: &str = "explicit transactions cannot span requests: send BEGIN and COMMIT within \
+     one request, or use the `transaction` parameter";
+
+const LEFT_OPEN: &str = "rolled back, because the request left its transaction open: explicit \
+     transactions cannot span requests; send BEGIN and COMMIT within one request, or use the \
+     `transaction` parameter";
 
 /// A reply without its times.
 type Answers = (Vec<Answer>, Option<String>);
@@ -129,6 +177,8 @@ struct Oracle {
     connection: Connection,
     id: i64,
     changes: u64,
+    /// The name of each open level (none for BEGIN), and the counters before it.
+    levels: Vec<(Option<String>, (i64, u64))>,
 }
 
 impl Oracle {
@@ -142,6 +192,7 @@ impl Oracle {
             connection,
             id: 0,
             changes: 0,
+            levels: Vec::new(),
         }
     }
 
@@ -151,8 +202,13 @@ impl Oracle {
         if request.transaction {
             self.connection.execute_batch("BEGIN").unwrap();
         }
+        let mut first_open = 0;
         for statement in &request.statements {
-            let result = self.run_text(&statement.sql, request.shape);
+            if self.levels.is_empty() {
+                first_open = answers.len();
+            }
+            let mut result = self.run_text(&statement.sql, request.shape);
+            self.follow(&statement.sql, &mut result);
             let is_failed = result.is_err();
             answers.push(result.unwrap_or_else(Answer::Failed));
             if is_failed && request.transaction {
@@ -160,9 +216,20 @@ impl Oracle {
                     self.connection.execute_batch("ROLLBACK").unwrap();
                 }
                 (self.id, self.changes) = before;
+                self.levels.clear();
                 return (answers, None);
             }
         }
+        if !request.transaction && !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK").unwrap();
+            (self.id, self.changes) = self.levels[0].1;
+            for answer in &mut answers[first_open..] {
+                if !matches!(answer, Answer::Failed(_)) {
+                    *answer = Answer::Failed(LEFT_OPEN.to_owned());
+                }
+            }
+        }
+        self.levels.clear();
         if request.transaction
             && let Err(error) = self.connection.execute_batch("COMMIT")
         {
@@ -171,6 +238,47 @@ impl Oracle {
             return (Vec::new(), Some(message(&error)));
         }
         (answers, None)
+    }
+
+    /// Keeps account of what is open, and puts Wallaby's words and counters in place of SQLite's.
+    fn follow(&mut self, sql: &str, result: &mut Result<Answer, String>) {
+        if let Err(message) = result {
+            if message.ends_with("no transaction is active") {
+                SPANNING.clone_into(message);
+            }
+            if let Some((_, before)) = self.levels.first()
+                && self.connection.is_autocommit()
+            {
+                (self.id, self.changes) = *before;
+                self.levels.clear();
+            }
+            return;
+        }
+        let name = sql.rsplit(' ').next().unwrap().to_ascii_lowercase();
+        let level = self
+            .levels
+            .iter()
+            .rposition(|(level, _)| level.as_ref() == Some(&name));
+        let now = (self.id, self.changes);
+        match sql {
+            "BEGIN" => self.levels.push((None, now)),
+            "COMMIT" => self.levels.clear(),
+            "ROLLBACK" => {
+                (self.id, self.changes) = self.levels[0].1;
+                self.levels.clear();
+            }
+            _ if sql.starts_with("SAVEPOINT ") => self.levels.push((Some(name), now)),
+            _ if sql.starts_with("RELEASE ") => self.levels.truncate(level.unwrap()),
+            _ if sql.starts_with("ROLLBACK TO ") => {
+                (self.id, self.changes) = self.levels[level.unwrap()].1;
+                self.levels.truncate(level.unwrap() + 1);
+            }
+            _ => return,
+        }
+        *result = Ok(Answer::Written {
+            last_insert_id: self.id,
+            rows_affected: i64::try_from(self.changes).unwrap(),
+        });
     }
 
     fn run_text(&mut self, sql: &str, shape: Shape) -> Result<Answer, String> {
@@ -211,6 +319,7 @@ impl Oracle {
                 Answer::Rows(wallaby::sqlite::Rows {
                     columns,
                     types: Vec::new(),
+                    declared: Vec::new(),
                     values,
                 })
             } else {
@@ -314,6 +423,7 @@ fn run_seed(seed: u64) -> u32 {
             for answer in &mut got.0 {
                 if let Answer::Rows(rows) = answer {
                     rows.types.clear();
+                    rows.declared.clear();
                 }
             }
             // A deferred foreign key that fails a single statement is a rollback to a savepoint for

@@ -1,69 +1,10 @@
 //! What one SQL text may hold, and how it is answered.
 
+use std::time::Duration;
+
 use wallaby::sqlite::{Answer, Parameter, Reply, Request, Rows, Shape, Statement, Value};
 
 use crate::fixture::{FOO, Fixture, answers, execute, failed, only, text, transaction, written};
-
-#[test]
-fn begin_and_commit_in_one_text_are_a_transaction_of_that_text() {
-    let mut fixture = Fixture::plain(FOO);
-    let spanning = failed(
-        "explicit transactions cannot span requests: use the `transaction` parameter, \
-         or send BEGIN; ...; COMMIT as one string",
-    );
-    let texts = [
-        (
-            "BEGIN; INSERT INTO foo VALUES (1, 'a'); COMMIT",
-            written(1, 1),
-        ),
-        (
-            "/* c */ begin immediate; INSERT INTO foo VALUES (2, 'b'); end transaction;",
-            written(2, 1),
-        ),
-        (
-            "BEGIN; INSERT INTO foo VALUES (3, 'c'); INSERT INTO foo VALUES (1, 'd'); COMMIT",
-            failed("UNIQUE constraint failed: foo.id"),
-        ),
-        ("BEGIN; INSERT INTO foo VALUES (4, 'e')", spanning.clone()),
-        ("BEGIN", spanning.clone()),
-        ("COMMIT", spanning.clone()),
-        ("ROLLBACK", spanning.clone()),
-        ("END", spanning.clone()),
-        ("EXPLAIN COMMIT", spanning.clone()),
-        ("INSERT INTO foo VALUES (5, 'f'); COMMIT", spanning),
-        (
-            "BEGIN; INSERT INTO foo VALUES (6, 'g'); ROLLBACK",
-            written(5, 1),
-        ),
-        (
-            "BEGIN; BEGIN; COMMIT",
-            failed("cannot start a transaction within a transaction"),
-        ),
-        (
-            "BEGIN; SAVEPOINT s; RELEASE s; COMMIT",
-            failed("SAVEPOINT, RELEASE and ROLLBACK TO are not available to clients"),
-        ),
-        (
-            "ROLLBACK TO wallaby",
-            failed("SAVEPOINT, RELEASE and ROLLBACK TO are not available to clients"),
-        ),
-        (
-            "BEGIN nonsense; COMMIT",
-            failed("near \"nonsense\": syntax error"),
-        ),
-    ];
-    let group: Vec<Request> = texts.iter().map(|(sql, _)| execute(&[sql])).collect();
-    let replies = fixture.run(&group);
-    for ((sql, expected), reply) in texts.iter().zip(replies) {
-        assert_eq!(only(&reply), *expected, "{sql}");
-    }
-    assert_eq!(fixture.committed("SELECT id FROM foo"), [1, 2, 5]);
-    let inside = fixture.run(&[transaction(&["BEGIN; COMMIT"])]).remove(0);
-    assert_eq!(
-        only(&inside),
-        failed("cannot start a transaction within a transaction")
-    );
-}
 
 #[test]
 fn a_text_of_several_statements_reports_its_last_and_consumes_parameters_in_order() {
@@ -144,6 +85,7 @@ fn returning_gives_rows_whatever_the_text_looks_like() {
     let expected = Answer::Rows(Rows {
         columns: vec!["id".to_owned(), "desc".to_owned()],
         types: vec!["integer".to_owned(), "text".to_owned()],
+        declared: vec![true, true],
         values: vec![vec![Value::Integer(1), text("a")]],
     });
     assert_eq!(
@@ -156,6 +98,7 @@ fn returning_gives_rows_whatever_the_text_looks_like() {
         Answer::Rows(Rows {
             columns: vec!["desc".to_owned()],
             types: vec!["text".to_owned()],
+            declared: vec![true],
             values: Vec::new(),
         })
     );
@@ -192,6 +135,10 @@ fn types_are_declared_ones_in_lower_case_else_those_of_the_first_row() {
             ""
         ]
     );
+    let declared = [
+        true, true, false, true, true, false, false, false, false, false,
+    ];
+    assert_eq!(rows.declared, declared);
     assert_eq!(rows.values.len(), 2);
     let rows = fixture.rows("SELECT i, i + 1 FROM ty WHERE 0");
     assert_eq!(rows.types, ["integer", ""]);
@@ -365,4 +312,71 @@ fn double_quoted_strings_are_accepted() {
         fixture.rows("SELECT n FROM foo WHERE n = \"fiona\"").values,
         [[text("fiona")]]
     );
+}
+
+#[test]
+fn columns_that_come_straight_from_a_table_can_be_qualified_by_it() {
+    let mut fixture = Fixture::plain(
+        "CREATE TABLE foo (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE \"b r\" (x);
+         CREATE VIEW v AS SELECT name, id AS number FROM foo",
+    );
+    for (sql, columns) in [
+        (
+            "SELECT name, count(*) AS c, 1+1 FROM foo",
+            vec!["foo.name", "c", "1+1"],
+        ),
+        (
+            "SELECT a.name, b.NAME, x FROM foo a, foo b, \"b r\"",
+            vec!["foo.name", "foo.name", "b r.x"],
+        ),
+        (
+            "SELECT name AS n, rowid, * FROM foo",
+            vec!["n", "foo.id", "foo.id", "foo.name"],
+        ),
+        ("SELECT * FROM v", vec!["foo.name", "number"]),
+        ("SELECT name FROM (SELECT name FROM foo)", vec!["foo.name"]),
+        ("PRAGMA user_version", vec!["user_version"]),
+    ] {
+        let mut names = |qualify_columns| {
+            let request = Request {
+                shape: Shape::Unified,
+                qualify_columns,
+                ..execute(&[sql])
+            };
+            match only(&fixture.run(&[request])[0]) {
+                Answer::Rows(rows) => rows.columns,
+                other => panic!("{sql}: {other:?}"),
+            }
+        };
+        assert_eq!(names(true), columns, "{sql}");
+        let plain = names(false);
+        let unqualified = columns.iter().map(|name| name.rsplit('.').next().unwrap());
+        assert_eq!(plain, unqualified.collect::<Vec<_>>(), "{sql}");
+    }
+}
+
+#[test]
+fn a_time_limit_that_is_over_at_once_refuses_the_whole_request() {
+    let mut fixture = Fixture::plain(FOO);
+    let refused = Reply {
+        outcomes: Vec::new(),
+        error: Some("context deadline exceeded".to_owned()),
+    };
+    for shape in [Shape::Execute, Shape::Query, Shape::Unified] {
+        for transaction in [false, true] {
+            let request = Request {
+                shape,
+                transaction,
+                statement_time_max: Some(Duration::from_nanos(1)),
+                ..execute(&["INSERT INTO foo VALUES (1, 'a')"])
+            };
+            assert_eq!(fixture.run(&[request])[0], refused, "{shape:?}");
+        }
+    }
+    let vacuum = Request {
+        statement_time_max: Some(Duration::from_nanos(1)),
+        ..execute(&["VACUUM"])
+    };
+    assert_eq!(fixture.run(&[vacuum])[0], refused);
+    assert!(fixture.committed("SELECT id FROM foo").is_empty());
 }

@@ -1,7 +1,8 @@
 //! A round trip with rqlite-rs: `wallaby-client-tests ADDRESS LEADER [PART ...]`
 //!
 //! ADDRESS is the node to speak to, LEADER the one that leads (the same one if it is alone), both
-//! as host:port. PARTS are what the node offers beyond statements: `queue`.
+//! as host:port. PARTS are what the node offers beyond statements: `queue`. Credentials, if the
+//! node asks for them, are in the environment: `RQLITE_USER`, `RQLITE_PASSWORD`.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,25 @@ fn connect(addresses: &[&str], parameters: Vec<RqliteQueryParam>) -> RqliteClien
             builder.known_host(address)
         })
         .default_query_params(parameters);
+    let builder = match (env("RQLITE_USER"), env("RQLITE_PASSWORD")) {
+        (Some(user), Some(password)) => builder.auth(&user, &password),
+        _ => builder,
+    };
     builder.build().expect("a client can be made")
+}
+
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+async fn credentials(address: &str) {
+    let builder = RqliteClientBuilder::new().known_host(address);
+    let client = builder.build().expect("a client can be made");
+    let refused = client.exec("DELETE FROM rs").await;
+    assert!(
+        matches!(refused, Err(RequestError::Unauthorized)),
+        "without credentials"
+    );
 }
 
 fn failure<T>(result: Result<T, RequestError>) -> String {
@@ -219,6 +238,10 @@ async fn main() -> Outcome {
     together(&client).await?;
     cluster(&client, address, leader).await?;
     let mut steps = 6;
+    if env("RQLITE_USER").is_some() {
+        credentials(address).await;
+        steps += 1;
+    }
     if parts.iter().any(|part| part == "queue") {
         queue(&client).await?;
         steps += 1;
