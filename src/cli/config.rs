@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tracing::level_filters::LevelFilter;
 use wallaby::http::QueueOptions;
 use wallaby::node::NodeOptions;
 use wallaby::ops::UpkeepOptions;
@@ -36,9 +37,9 @@ pub(crate) struct ServeConfig {
     /// Files, directories and archives with SQLite extensions.
     pub(crate) extensions: Vec<PathBuf>,
     /// What is logged where RUST_LOG is not set.
-    pub(crate) log_level: tracing::level_filters::LevelFilter,
+    pub(crate) log_level: LevelFilter,
     /// The same for the Raft library.
-    pub(crate) raft_log_level: tracing::level_filters::LevelFilter,
+    pub(crate) raft_log_level: LevelFilter,
     /// What the leader does from time to time.
     pub(crate) upkeep: UpkeepOptions,
     /// Flags that were given and do nothing.
@@ -85,11 +86,9 @@ impl ServeConfig {
             .data_dir
             .clone()
             .ok_or(ConfigError::Together("data directory path is required"))?;
-        check_addresses(&flags)?;
-        check_limits(&flags)?;
-        check_times(&flags)?;
-        flags.pace.check()?;
-        check_built(&flags)?;
+        check(&flags)?;
+        let log_level = log_level(&flags.log_level)?;
+        let queue = queue(&flags);
         let http_adv_addr = flags
             .http_adv_addr
             .clone()
@@ -97,13 +96,6 @@ impl ServeConfig {
         let (join, join_http) = join_targets(&flags)?;
         let result_bytes_max = flags.http.http_max_response;
         let http = HttpConfig::from_flags(flags.http, &flags.http_addr, flags.http_max_body)?;
-        let log_level = flags.log_level.parse().map_err(|_| ConfigError::Flag {
-            flag: "log-level",
-            problem: format!(
-                "`{}` is none of error, warn, info, debug, trace",
-                flags.log_level
-            ),
-        })?;
         let pace = &flags.pace;
         let (upkeep, raft_log_level) = (pace.upkeep(), pace.raft_log_level()?);
         let node = NodeOptions {
@@ -144,12 +136,7 @@ impl ServeConfig {
             node,
             http_addr: flags.http_addr,
             http,
-            queue: QueueOptions {
-                capacity: flags.write_queue_capacity,
-                batch_size: flags.write_queue_batch_size,
-                batch_time_max: flags.write_queue_timeout,
-                transaction: flags.write_queue_tx,
-            },
+            queue,
             join_http,
             join_attempts: flags.pace.join_attempts,
             join_interval: flags.pace.join_interval,
@@ -160,6 +147,32 @@ impl ServeConfig {
             without_effect: flags.rqlited.without_effect(),
             die_with_parent: flags.die_with_parent,
         })
+    }
+}
+
+/// All checks that concern values as they are.
+fn check(flags: &ServeFlags) -> Result<(), ConfigError> {
+    check_addresses(flags)?;
+    check_limits(flags)?;
+    check_times(flags)?;
+    flags.pace.check()?;
+    let (joins, expects) = (!flags.join.is_empty(), flags.bootstrap_expect > 0);
+    flags.rqlited.check(joins, expects)
+}
+
+fn log_level(name: &str) -> Result<LevelFilter, ConfigError> {
+    name.parse().map_err(|_| ConfigError::Flag {
+        flag: "log-level",
+        problem: format!("`{name}` is none of error, warn, info, debug, trace"),
+    })
+}
+
+fn queue(flags: &ServeFlags) -> QueueOptions {
+    QueueOptions {
+        capacity: flags.write_queue_capacity,
+        batch_size: flags.write_queue_batch_size,
+        batch_time_max: flags.write_queue_timeout,
+        transaction: flags.write_queue_tx,
     }
 }
 
@@ -287,47 +300,6 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
         });
     }
     Ok(())
-}
-
-/// rqlited's flags for what is not built yet: first what would make no sense there either, in its
-/// words.
-fn check_built(flags: &ServeFlags) -> Result<(), ConfigError> {
-    let rqlited = &flags.rqlited;
-    let (joins, expects) = (!flags.join.is_empty(), flags.bootstrap_expect > 0);
-    let has_vote = !rqlited.asks_for("raft-non-voter");
-    let dns = ["dns", "dns-srv"].contains(&rqlited.value("disco-mode").unwrap_or_default());
-    let contradictions = [
-        (
-            rqlited.asks_for("disco-mode") && joins,
-            "disco mode cannot be used when also explicitly joining a cluster",
-        ),
-        (
-            expects && !has_vote,
-            "bootstrapping only applicable to voting nodes",
-        ),
-        (
-            dns && has_vote && !expects,
-            "bootstrap-expect value required when using dns with a voting node",
-        ),
-        (
-            rqlited.asks_for("cdc-config") && !has_vote,
-            "CDC cannot be enabled on non-voting nodes",
-        ),
-        (
-            rqlited.asks_for("auto-restore") && joins,
-            "auto-restoring cannot be used when joining a cluster",
-        ),
-    ];
-    if let Some((_, sentence)) = contradictions.into_iter().find(|(holds, _)| *holds) {
-        return Err(ConfigError::Together(sentence));
-    }
-    match rqlited.unbuilt() {
-        Some((flag, what)) => Err(ConfigError::Flag {
-            flag,
-            problem: format!("{what} is not built yet; start without it"),
-        }),
-        None => Ok(()),
-    }
 }
 
 /// Heartbeats and elections: a follower that hears two heartbeats late must not call an election.

@@ -7,6 +7,7 @@
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
+use crate::cli::config::ConfigError;
 use crate::cli::flags::{span, switch};
 
 /// What was given of these flags.
@@ -51,23 +52,54 @@ enum Class {
 }
 
 impl RqlitedFlags {
-    /// Whether the flag was given with another value than its default.
-    pub(crate) fn asks_for(&self, name: &str) -> bool {
-        self.asked().any(|(row, _)| row.name == name)
+    /// Refuses what is not built yet; first what would make no sense in rqlited either, in its
+    /// words. `joins`: -join is given; `expects`: -bootstrap-expect is.
+    pub(crate) fn check(&self, joins: bool, expects: bool) -> Result<(), ConfigError> {
+        let has_vote = self.value("raft-non-voter").is_none();
+        let discovers = self.value("disco-mode");
+        let dns = discovers.is_some_and(|mode| ["dns", "dns-srv"].contains(&mode));
+        let contradictions = [
+            (
+                discovers.is_some() && joins,
+                "disco mode cannot be used when also explicitly joining a cluster",
+            ),
+            (
+                expects && !has_vote,
+                "bootstrapping only applicable to voting nodes",
+            ),
+            (
+                dns && has_vote && !expects,
+                "bootstrap-expect value required when using dns with a voting node",
+            ),
+            (
+                self.value("cdc-config").is_some() && !has_vote,
+                "CDC cannot be enabled on non-voting nodes",
+            ),
+            (
+                self.value("auto-restore").is_some() && joins,
+                "auto-restoring cannot be used when joining a cluster",
+            ),
+        ];
+        if let Some((_, sentence)) = contradictions.into_iter().find(|(holds, _)| *holds) {
+            return Err(ConfigError::Together(sentence));
+        }
+        let unbuilt = self.asked().find_map(|(row, _)| match row.class {
+            Class::Unbuilt(what) => Some((row.name, what)),
+            Class::NoEffect(_) => None,
+        });
+        match unbuilt {
+            Some((flag, what)) => Err(ConfigError::Flag {
+                flag,
+                problem: format!("{what} is not built yet; start without it"),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The value of a flag that was given with another value than its default.
-    pub(crate) fn value(&self, name: &str) -> Option<&str> {
+    fn value(&self, name: &str) -> Option<&str> {
         let mut asked = self.asked().filter(|(row, _)| row.name == name);
         asked.next().map(|(_, value)| value.as_str())
-    }
-
-    /// The first flag that asks for what is not built yet, and what that is.
-    pub(crate) fn unbuilt(&self) -> Option<(&'static str, &'static str)> {
-        self.asked().find_map(|(row, _)| match row.class {
-            Class::Unbuilt(what) => Some((row.name, what)),
-            Class::NoEffect(_) => None,
-        })
     }
 
     /// The flags that were given and mean nothing here.

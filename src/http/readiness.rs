@@ -4,13 +4,11 @@ use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Response, StatusCode};
 
-use super::counters::HttpCounter;
 use super::parameters::Parameters;
 use super::refusal::{self, PLAIN};
 use super::server::Server;
 
 pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
-    server.counters.count(HttpCounter::Readyz);
     let mut lines = vec!["[+]node ok".to_owned()];
     let failure = if parameters.flag("noleader") {
         None

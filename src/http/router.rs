@@ -16,6 +16,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
+use super::counters::HttpCounter;
 use super::parameters::{self, Parameters};
 use super::refusal::{self, JSON};
 use super::routes::{self, Endpoint, Route};
@@ -92,6 +93,9 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
     }
     if !route.methods.is_empty() && !route.methods.contains(&request.method().as_str()) {
         return refused(route, StatusCode::METHOD_NOT_ALLOWED);
+    }
+    if let Some(counter) = HttpCounter::of(route.endpoint) {
+        server.counters.count(counter);
     }
     match route.endpoint {
         Endpoint::Backup => backup::answer(server, &parameters, caller).await,

@@ -22,13 +22,11 @@ use serde_json::{Value, json};
 
 use crate::node::{NodeOptions, NodeStatus, SqliteFacts};
 
-use super::counters::HttpCounter;
 use super::parameters::Parameters;
 use super::server::Server;
 use super::{date, duration, json, queued, refusal};
 
 pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
-    server.counters.count(HttpCounter::Status);
     let status = server.node.status();
     let facts = server.node.sqlite_facts().await;
     let whole = json!({

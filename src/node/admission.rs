@@ -30,18 +30,17 @@ pub(crate) struct Admission {
 
 impl Admission {
     pub(crate) fn new(
-        raft: Arc<OnceLock<Raft>>,
-        endpoint: Endpoint,
+        raft: &Arc<OnceLock<Raft>>,
+        endpoint: &Endpoint,
         raft_id: u64,
-        tally: Arc<Tally<NodeCounter>>,
+        tally: &Arc<Tally<NodeCounter>>,
     ) -> Arc<Self> {
-        let changing = tokio::sync::Mutex::default();
         Arc::new(Self {
-            raft,
-            endpoint,
+            raft: Arc::clone(raft),
+            endpoint: endpoint.clone(),
             raft_id,
-            tally,
-            changing,
+            tally: Arc::clone(tally),
+            changing: tokio::sync::Mutex::default(),
         })
     }
 

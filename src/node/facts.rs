@@ -43,6 +43,7 @@ impl Node {
         let request = Request {
             statements: statements.collect(),
             transaction: false,
+            qualify_columns: false,
             shape: Shape::Query,
             statement_time_max: None,
             qualify_columns: false,

@@ -19,6 +19,7 @@ use super::caller::Credentials;
 use super::error::Error;
 use super::health::Health;
 use super::identity::{Identity, random_u64};
+use super::options::NodeOptions;
 use super::wire::{
     self, Adopted, Adoption, Greeting, Introduction, Joined, Joining, MemberMirror, kind,
 };
@@ -53,6 +54,18 @@ pub(crate) struct Search {
     pub(crate) bootstrap_expect: u64,
     /// On whose behalf it asks, where the others have an authority.
     pub(crate) caller: Option<Credentials>,
+}
+
+impl Search {
+    /// What the options say about it.
+    pub(crate) fn of(options: &NodeOptions) -> Self {
+        Self {
+            time_max: options.settle_time_max,
+            join: options.join.clone(),
+            bootstrap_expect: options.bootstrap_expect,
+            caller: options.join_as.clone(),
+        }
+    }
 }
 
 /// What [`Membership::settle`] found.

@@ -132,22 +132,12 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         options.data_dir.clone(),
         identity,
         member,
-        Search {
-            join: options.join.clone(),
-            bootstrap_expect: options.bootstrap_expect,
-            caller: options.join_as.clone(),
-            time_max: options.settle_time_max,
-        },
+        Search::of(&options),
         Arc::clone(&raft),
         Arc::clone(&health),
     );
     let handler_node = Arc::new(OnceLock::new());
-    let admission = Admission::new(
-        Arc::clone(&raft),
-        endpoint.clone(),
-        raft_id,
-        Arc::clone(&tally),
-    );
+    let admission = Admission::new(&raft, &endpoint, raft_id, &tally);
     let doorkeeper = Arc::new(Doorkeeper::new(options.authority.clone()));
     endpoint.serve(Arc::new(Shared(Arc::new(Peers {
         gate: JoinGate::new(Arc::clone(&doorkeeper)),

@@ -125,11 +125,7 @@ impl Peers {
             kind::FORWARD => {
                 let forward: Forward = wire::decode(&body)?;
                 let reads = matches!(forward.call, Call::Query(_));
-                self.tally.count(match forward.call {
-                    Call::Execute => NodeCounter::ExecutesReceived,
-                    Call::Query(_) => NodeCounter::QueriesReceived,
-                    Call::Request(_) => NodeCounter::RequestsReceived,
-                });
+                self.tally.count(received(forward.call));
                 let reply = wire::encode(&self.forwarded(forward).await);
                 if reply.len() <= FRAME_BYTES_MAX as usize {
                     return Ok(reply);
@@ -308,6 +304,15 @@ impl Told {
             let applied = inner.frontier.reached().index();
             inner.contact.heard(self.at, self.committed, applied);
         }
+    }
+}
+
+/// What a call from another node counts as.
+fn received(call: Call) -> NodeCounter {
+    match call {
+        Call::Execute => NodeCounter::ExecutesReceived,
+        Call::Query(_) => NodeCounter::QueriesReceived,
+        Call::Request(_) => NodeCounter::RequestsReceived,
     }
 }
 

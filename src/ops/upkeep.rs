@@ -78,6 +78,7 @@ async fn run(node: &Node, sql: &str) -> Result<(), String> {
     let request = Request {
         statements: vec![statement],
         transaction: false,
+        qualify_columns: false,
         shape: Shape::Execute,
         statement_time_max: None,
         qualify_columns: false,

@@ -156,73 +156,7 @@ fn flags_without_effect_are_said_to_have_none_and_defaults_are_taken_in_silence(
 
 #[test]
 fn flags_that_contradict_each_other_are_refused_in_rqlites_words() {
-    let restore = ["-auto-restore", "x.json", "-join", "localhost:4102"];
-    let itself = ["-join", "localhost:4002"];
-    for (arguments, expected) in [
-        (
-            &["-http-addr", "localhost:4002"][..],
-            "HTTP and Raft addresses must differ",
-        ),
-        (
-            &["-http-addr", "0.0.0.0:4001"],
-            "advertised HTTP address is not routable (0.0.0.0), specify it via -http-addr or \
-             -http-adv-addr",
-        ),
-        (
-            &["-raft-addr", "0.0.0.0:4002", "-insecure-cluster"],
-            "advertised Raft address is not routable (0.0.0.0), specify it via -raft-addr or \
-             -raft-adv-addr",
-        ),
-        (
-            &["-http-adv-addr", "https://localhost:4001"],
-            "HTTP options should not include protocol (http:// or https://)",
-        ),
-        (&["-join", "x"], "x is an invalid join address"),
-        (&itself, "node cannot join with itself unless bootstrapping"),
-        (
-            &["-disco-mode", "dns", "-join", "localhost:4102"],
-            "disco mode cannot be used when also explicitly joining a cluster",
-        ),
-        (
-            &[
-                "-raft-non-voter",
-                "-bootstrap-expect",
-                "3",
-                "-join",
-                "localhost:4102",
-            ],
-            "bootstrapping only applicable to voting nodes",
-        ),
-        (
-            &["-disco-mode", "dns"],
-            "bootstrap-expect value required when using dns with a voting node",
-        ),
-        (
-            &["-raft-non-voter", "-cdc-config", "stdout"],
-            "CDC cannot be enabled on non-voting nodes",
-        ),
-        (
-            &restore,
-            "auto-restoring cannot be used when joining a cluster",
-        ),
-        (
-            &["-raft-reap-node-timeout=-1h"],
-            "must be greater than 0 if given",
-        ),
-        (
-            &["-http-cert", "cert.pem"],
-            "either both -http-cert and -http-key must be set, or neither",
-        ),
-        (&["-raft-log-level=loud"], "-raft-log-level: `loud` is none"),
-        (&["-auto-vacuum-int=1ns"], "-auto-vacuum-int: must be at"),
-        (&["-join-attempts=0"], "-join-attempts: must be within"),
-        (
-            &["-cdc-confg", "x"],
-            "unknown flag -cdc-confg for `wallaby serve`; did you mean -cdc-config?",
-        ),
-        (&["-raft-snap"], "-raft-snap"),
-        (&["data", "-fk"], "are not accepted"),
-    ] {
+    for (arguments, expected) in CONTRADICTIONS {
         refused(arguments, expected);
     }
     let bare = process::run(&["-node-id", "1"]);
@@ -273,3 +207,73 @@ fn the_raft_library_is_as_loud_as_it_is_told() {
         assert_eq!(found, expected, "{flags:?}: {log}");
     }
 }
+
+/// What is given, and what is answered.
+const CONTRADICTIONS: &[(&[&str], &str)] = &[
+    (
+        &["-http-addr", "localhost:4002"],
+        "HTTP and Raft addresses must differ",
+    ),
+    (
+        &["-http-addr", "0.0.0.0:4001"],
+        "advertised HTTP address is not routable (0.0.0.0), specify it via -http-addr or \
+             -http-adv-addr",
+    ),
+    (
+        &["-raft-addr", "0.0.0.0:4002", "-insecure-cluster"],
+        "advertised Raft address is not routable (0.0.0.0), specify it via -raft-addr or \
+             -raft-adv-addr",
+    ),
+    (
+        &["-http-adv-addr", "https://localhost:4001"],
+        "HTTP options should not include protocol (http:// or https://)",
+    ),
+    (&["-join", "x"], "x is an invalid join address"),
+    (
+        &["-join", "localhost:4002"],
+        "node cannot join with itself unless bootstrapping",
+    ),
+    (
+        &["-disco-mode", "dns", "-join", "localhost:4102"],
+        "disco mode cannot be used when also explicitly joining a cluster",
+    ),
+    (
+        &[
+            "-raft-non-voter",
+            "-bootstrap-expect",
+            "3",
+            "-join",
+            "localhost:4102",
+        ],
+        "bootstrapping only applicable to voting nodes",
+    ),
+    (
+        &["-disco-mode", "dns"],
+        "bootstrap-expect value required when using dns with a voting node",
+    ),
+    (
+        &["-raft-non-voter", "-cdc-config", "stdout"],
+        "CDC cannot be enabled on non-voting nodes",
+    ),
+    (
+        &["-auto-restore", "x.json", "-join", "localhost:4102"],
+        "auto-restoring cannot be used when joining a cluster",
+    ),
+    (
+        &["-raft-reap-node-timeout=-1h"],
+        "must be greater than 0 if given",
+    ),
+    (
+        &["-http-cert", "cert.pem"],
+        "either both -http-cert and -http-key must be set, or neither",
+    ),
+    (&["-raft-log-level=loud"], "-raft-log-level: `loud` is none"),
+    (&["-auto-vacuum-int=1ns"], "-auto-vacuum-int: must be at"),
+    (&["-join-attempts=0"], "-join-attempts: must be within"),
+    (
+        &["-cdc-confg", "x"],
+        "unknown flag -cdc-confg for `wallaby serve`; did you mean -cdc-config?",
+    ),
+    (&["-raft-snap"], "-raft-snap"),
+    (&["data", "-fk"], "are not accepted"),
+];
