@@ -96,8 +96,8 @@ pub(crate) enum Load {
         /// The file is one of these, and goes with them.
         _files: (Arc<Upload>, Scratch),
     },
-    /// A long SQL text.
-    Script(Request),
+    /// A long SQL text, for as long as somebody waits.
+    Script(Request, Interest),
 }
 
 /// What the owner needs besides its jobs.
@@ -347,10 +347,13 @@ impl OwnerThread {
             Load::Database { path, .. } => {
                 open.writer.replace(open.database.connection_mut(), path)
             }
-            Load::Script(request) => open.writer.run_script(open.database.connection(), request),
+            Load::Script(request, interest) => {
+                let connection = open.database.connection();
+                open.writer.run_script(connection, request, interest)
+            }
         };
         let landed = self.context.desk.close();
-        let is_stepwise = matches!(&load, Load::Script(request) if Writer::runs_alone(request));
+        let is_stepwise = matches!(&load, Load::Script(request, _) if Writer::runs_alone(request));
         Some(GroupEnd {
             replies: end.replies,
             rest: Vec::new(),

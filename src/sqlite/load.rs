@@ -1,6 +1,7 @@
 //! Loads: a whole database, or a long SQL text, in place of a group of requests.
 
 use std::path::Path;
+use std::slice;
 use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
@@ -9,6 +10,7 @@ use rusqlite::{Connection, ffi};
 
 use super::counters::CounterTracker;
 use super::extensions::Extensions;
+use super::interest::Interest;
 use super::private::{self, Origin};
 use super::raw::Failure;
 use super::statement;
@@ -49,20 +51,27 @@ impl Writer {
     }
 
     /// Runs a request that is a script, such as a dump. If it begins by switching foreign keys off,
-    /// as dumps do because their tables are in no particular order, they are off until its end.
-    pub fn run_script(&mut self, connection: &Connection, request: &Request) -> GroupEnd {
+    /// as dumps do because their tables are in no particular order, they are off until its end. It
+    /// goes on for as long as there is interest in it.
+    pub fn run_script(
+        &mut self,
+        connection: &Connection,
+        request: &Request,
+        interest: &Interest,
+    ) -> GroupEnd {
+        let (requests, interests) = (slice::from_ref(request), slice::from_ref(interest));
         let is_relaxed = self.executor.foreign_keys()
             && request
                 .statements
                 .first()
                 .is_some_and(|statement| begins_without_foreign_keys(&statement.sql));
         if !is_relaxed {
-            return self.run(connection, std::slice::from_ref(request));
+            return self.run_while(connection, requests, interests);
         }
         if let Err(failure) = self.enforce_foreign_keys(connection, false) {
             return refused(failure);
         }
-        let end = self.run(connection, std::slice::from_ref(request));
+        let end = self.run_while(connection, requests, interests);
         self.enforce_foreign_keys(connection, true)
             .expect("SQLite only sets a flag that it has accepted before");
         end
