@@ -45,7 +45,8 @@ pub(super) async fn answer(
             ..Form::default()
         },
     };
-    let served = server.node.load(upload, parameters.timeout, caller).await;
+    let patience = parameters.timeout.min(server.options.timeout_max);
+    let served = server.node.load(upload, patience, caller).await;
     envelope.elapsed = started.elapsed();
     match served {
         Ok(served) => sniffed(response::render(&served.reply, &envelope)),
@@ -94,7 +95,8 @@ pub(super) async fn boot(
     if upload.content() != Ok(Content::Database) {
         return refusal::text(StatusCode::BAD_REQUEST, "invalid SQLite data");
     }
-    match server.node.load(upload, parameters.timeout, caller).await {
+    let patience = parameters.timeout.min(server.options.timeout_max);
+    match server.node.load(upload, patience, caller).await {
         Ok(_) => refusal::empty(StatusCode::OK),
         Err(refusal) => refusal::plain(&refusal),
     }

@@ -300,6 +300,7 @@ impl Courier {
             let caller = first.caller.clone();
             let run = waiting.iter().take(run_length);
             let requests: Vec<_> = run.map(|queued| queued.request.clone()).collect();
+            let start = Instant::now();
             let sent = self.node.execute_all(requests, ATTEMPT, caller).await;
             let fates = match sent {
                 Ok(fates) => fates,
@@ -329,9 +330,11 @@ impl Courier {
                 continue;
             }
             // One of them may be what no leader ever takes; alone it is found out.
+            let was_alone = run_length == 1;
             run_length = 1;
             refusals += 1;
-            if refusals > REFUSALS_MAX
+            let is_too_long = was_alone && start.elapsed() >= ATTEMPT;
+            if (is_too_long || refusals > REFUSALS_MAX)
                 && let Some(queued) = waiting.pop_front()
             {
                 self.conclude(queued, Err(refusal));

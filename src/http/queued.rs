@@ -45,7 +45,7 @@ pub(super) fn report(status: &QueueStatus) -> Value {
 pub(super) async fn answer(
     server: &Server,
     parameters: &Parameters,
-    request: Request,
+    mut request: Request,
     caller: Option<Credentials>,
     mut envelope: Envelope,
 ) -> Response<Body> {
@@ -59,7 +59,9 @@ pub(super) async fn answer(
     } else {
         (None, None)
     };
-    let patience = parameters.timeout;
+    let patience = parameters.timeout.min(server.options.timeout_max);
+    // Nobody waits for it, so nobody's going away would end it.
+    request.statement_time_max.get_or_insert(patience);
     let pushed = server.queue.push(request, caller, done, patience).await;
     let sequence_number = match pushed {
         Ok(sequence_number) => sequence_number,

@@ -26,7 +26,7 @@ use super::scratch::{Scratch, check_room};
 use super::upload::{Content, Upload, blocking, failed};
 use super::wire::{self, Forwarded, kind};
 use super::write::{ROUTE_INTERVAL, served, write_alone};
-use crate::sqlite::{self, Extensions, Reply, Request, Shape, Statement, Unfit};
+use crate::sqlite::{self, Extensions, Interest, Reply, Request, Shape, Statement, Unfit};
 use crate::transport::{FrameReader, FrameWriter, Priority};
 
 /// "Load what follows", with how much that is.
@@ -274,13 +274,18 @@ fn prepare(
             sql: upload.text()?,
             parameters: Vec::new(),
         };
-        return Ok(Load::Script(Request {
+        let request = Request {
             statements: vec![statement],
             transaction: false,
             shape: Shape::Execute,
             statement_time_max: None,
+<<<<<<< HEAD
             qualify_columns: false,
         }));
+=======
+        };
+        return Ok(Load::Script(request, Interest::default()));
+>>>>>>> 27ab91bea52ab1f966e67f78c5c476773fd4bbd8
     }
     check_room(upload.dir(), upload.bytes()).map_err(Refusal::Busy)?;
     let converted = Scratch::name(upload.dir()).map_err(|error| failed(&error))?;

@@ -41,7 +41,8 @@ use super::tasks;
 use super::write::{WriteQueue, run_groups};
 use crate::raft::Member;
 use crate::sqlite::{
-    DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version, limit_heap,
+    DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version,
+    keep_temporary_files_in, limit_heap,
 };
 use crate::transport::{ClusterKey, Endpoint, EndpointOptions, Security};
 use crate::wal::ClusterId;
@@ -71,6 +72,7 @@ impl Node {
         check(&options)?;
         assert_version()?;
         create_dir(&options)?;
+        keep_temporary_files_in(&options.data_dir);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(RAFT_THREADS)
             .thread_name("raft")

@@ -99,8 +99,8 @@ pub(crate) enum Load {
         /// The file is one of these, and goes with them.
         _files: (Arc<Upload>, Scratch),
     },
-    /// A long SQL text.
-    Script(Request),
+    /// A long SQL text, for as long as somebody waits.
+    Script(Request, Interest),
 }
 
 /// What the owner needs besides its jobs.
@@ -349,6 +349,7 @@ impl OwnerThread {
             Load::Database { path, .. } => {
                 open.writer.replace(open.database.connection_mut(), path)
             }
+<<<<<<< HEAD
             Load::Script(request) => {
                 let request = std::slice::from_ref(request);
                 open.writer.run(open.database.connection(), request)
@@ -356,6 +357,15 @@ impl OwnerThread {
         };
         let landed = self.context.desk.close();
         let is_stepwise = matches!(load, Load::Script(request) if Writer::runs_alone(request));
+=======
+            Load::Script(request, interest) => {
+                let connection = open.database.connection();
+                open.writer.run_script(connection, request, interest)
+            }
+        };
+        let landed = self.context.desk.close();
+        let is_stepwise = matches!(&load, Load::Script(request, _) if Writer::runs_alone(request));
+>>>>>>> 27ab91bea52ab1f966e67f78c5c476773fd4bbd8
         Some(GroupEnd {
             replies: end.replies,
             rest: Vec::new(),

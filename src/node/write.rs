@@ -269,6 +269,12 @@ pub(crate) async fn write_alone(
 ) -> Result<(Reply, Option<u64>), NotLed> {
     inner.stages.add(Stage::Grouped, 1);
     let (done, answered) = oneshot::channel();
+    // A database is copied as a whole, and may be committed at any time.
+    let interest = match &load {
+        Load::Script(_, interest) => Some(interest.clone()),
+        Load::Database { .. } => None,
+    };
+    let _waiting = interest.as_ref().map(Interest::waiting);
     let mut waiters = vec![Waiter {
         done,
         interest: None,
@@ -292,6 +298,10 @@ pub(crate) async fn write_alone(
         Ok(Err(_)) => {
             let why = "the node stopped meanwhile".to_owned();
             Err(Some(Refusal::Unknown(why)))
+        }
+        Err(_) if interest.is_some_and(|interest| interest.lose()) => {
+            let why = format!("it was not finished within {patience:?}");
+            Err(Some(Refusal::NotCommitted(why)))
         }
         Err(_) => {
             let why = format!("the quorum did not answer within {patience:?}");

@@ -255,7 +255,7 @@ fn statement(
     }
 }
 
-fn class_of(text: &str) -> Class {
+pub(crate) fn class_of(text: &str) -> Class {
     match text {
         "closed" => Class::Closed,
         "harmless" => Class::Harmless,
@@ -278,7 +278,7 @@ pub(crate) fn lines(text: &'static str) -> impl Iterator<Item = (usize, &'static
     lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }
 
-fn fields<const N: usize>(line: &'static str, number: usize) -> [&'static str; N] {
+pub(crate) fn fields<const N: usize>(line: &'static str, number: usize) -> [&'static str; N] {
     let fields: Vec<&str> = line.splitn(N, '|').map(str::trim).collect();
     fields
         .try_into()
