@@ -46,7 +46,6 @@ impl Node {
             qualify_columns: false,
             shape: Shape::Query,
             statement_time_max: None,
-            qualify_columns: false,
         };
         let asked = inner.read(request, Instant::now() + PATIENCE).await;
         let (Ok(reply), Some(writer)) = (asked, inner.watches.pragmas.get()) else {

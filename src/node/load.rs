@@ -279,13 +279,9 @@ fn prepare(
             transaction: false,
             shape: Shape::Execute,
             statement_time_max: None,
-<<<<<<< HEAD
             qualify_columns: false,
-        }));
-=======
         };
         return Ok(Load::Script(request, Interest::default()));
->>>>>>> 27ab91bea52ab1f966e67f78c5c476773fd4bbd8
     }
     check_room(upload.dir(), upload.bytes()).map_err(Refusal::Busy)?;
     let converted = Scratch::name(upload.dir()).map_err(|error| failed(&error))?;

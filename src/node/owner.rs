@@ -7,6 +7,7 @@
 mod checkpoints;
 
 use std::path::PathBuf;
+use std::slice;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -349,23 +350,14 @@ impl OwnerThread {
             Load::Database { path, .. } => {
                 open.writer.replace(open.database.connection_mut(), path)
             }
-<<<<<<< HEAD
-            Load::Script(request) => {
-                let request = std::slice::from_ref(request);
-                open.writer.run(open.database.connection(), request)
-            }
-        };
-        let landed = self.context.desk.close();
-        let is_stepwise = matches!(load, Load::Script(request) if Writer::runs_alone(request));
-=======
             Load::Script(request, interest) => {
+                let (requests, interests) = (slice::from_ref(request), slice::from_ref(interest));
                 let connection = open.database.connection();
-                open.writer.run_script(connection, request, interest)
+                open.writer.run_while(connection, requests, interests)
             }
         };
         let landed = self.context.desk.close();
-        let is_stepwise = matches!(&load, Load::Script(request, _) if Writer::runs_alone(request));
->>>>>>> 27ab91bea52ab1f966e67f78c5c476773fd4bbd8
+        let is_stepwise = matches!(load, Load::Script(request, _) if Writer::runs_alone(request));
         Some(GroupEnd {
             replies: end.replies,
             rest: Vec::new(),

@@ -81,7 +81,6 @@ async fn run(node: &Node, sql: &str) -> Result<(), String> {
         qualify_columns: false,
         shape: Shape::Execute,
         statement_time_max: None,
-        qualify_columns: false,
     };
     let written = node.execute(WriteRequest::new(request, PATIENCE)).await;
     failure(&written.map_err(|refusal| refusal.to_string())?).map_or(Ok(()), Err)

@@ -1,7 +1,6 @@
 //! Loads: a whole database in place of a group of requests.
 
 use std::path::Path;
-use std::slice;
 use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
@@ -9,7 +8,6 @@ use rusqlite::{Connection, ffi};
 
 use super::counters::CounterTracker;
 use super::extensions::Extensions;
-use super::interest::Interest;
 use super::private::{self, Origin};
 use super::raw::Failure;
 use super::statement;
@@ -47,53 +45,6 @@ impl Writer {
             sql_commit,
         }
     }
-<<<<<<< HEAD
-=======
-
-    /// Runs a request that is a script, such as a dump. If it begins by switching foreign keys off,
-    /// as dumps do because their tables are in no particular order, they are off until its end. It
-    /// goes on for as long as there is interest in it.
-    pub fn run_script(
-        &mut self,
-        connection: &Connection,
-        request: &Request,
-        interest: &Interest,
-    ) -> GroupEnd {
-        let (requests, interests) = (slice::from_ref(request), slice::from_ref(interest));
-        let is_relaxed = self.executor.foreign_keys()
-            && request
-                .statements
-                .first()
-                .is_some_and(|statement| begins_without_foreign_keys(&statement.sql));
-        if !is_relaxed {
-            return self.run_while(connection, requests, interests);
-        }
-        if let Err(failure) = self.enforce_foreign_keys(connection, false) {
-            return refused(failure);
-        }
-        let end = self.run_while(connection, requests, interests);
-        self.enforce_foreign_keys(connection, true)
-            .expect("SQLite only sets a flag that it has accepted before");
-        end
-    }
-
-    fn enforce_foreign_keys(&self, connection: &Connection, is_on: bool) -> Result<(), Failure> {
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, is_on)?;
-        self.executor.set_foreign_keys(is_on);
-        Ok(())
-    }
-}
-
-fn refused(failure: Failure) -> GroupEnd {
-    let reply = Reply {
-        outcomes: Vec::new(),
-        error: Some(failure.message),
-    };
-    GroupEnd {
-        replies: vec![reply],
-        sql_commit: SqlCommit::Done,
-    }
->>>>>>> 27ab91bea52ab1f966e67f78c5c476773fd4bbd8
 }
 
 /// The pages go through the writing connection's pager, so that the shim captures them like those

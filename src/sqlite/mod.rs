@@ -33,11 +33,8 @@ mod readers;
 mod result_rows;
 mod statement;
 mod statement_cache;
-<<<<<<< HEAD
 mod syntax;
-=======
 mod temporary;
->>>>>>> 27ab91bea52ab1f966e67f78c5c476773fd4bbd8
 mod tokens;
 mod values;
 mod vet;
@@ -78,11 +75,8 @@ pub use record::{Record, Stamp};
 pub use redo::Redo;
 pub use shim::{Gate, Verdict};
 pub use start_lock::StartLock;
-<<<<<<< HEAD
 pub use syntax::Syntax;
-=======
 pub use temporary::keep_temporary_files_in;
->>>>>>> 27ab91bea52ab1f966e67f78c5c476773fd4bbd8
 pub use values::{Answer, Outcome, Parameter, Reply, Request, Rows, Shape, Statement, Value};
 pub use vet::{Fit, MAGIC, Unfit, vet};
 pub use writer::{GroupEnd, SetupError, SqlCommit, Writer, WriterOptions};
