@@ -13,7 +13,6 @@ pub mod faulty_vfs;
 pub mod files;
 pub mod linked;
 pub mod links;
-pub mod offered;
 pub mod process;
 pub mod raw;
 pub mod replica;

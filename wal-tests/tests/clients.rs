@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use wal_tests::cluster::{Formation, ProcessCluster};
-use wal_tests::offered;
 
 /// What ran: whether it succeeded, and all that it printed.
 struct Ended {
@@ -104,20 +103,14 @@ impl Setup {
         let users = self.path("users.json");
         std::fs::write(&users, USERS).unwrap();
         let users = users.display().to_string();
-        // One of three offers what the others do, and is not asked again with credentials.
-        let mut offered = Vec::new();
         for (nodes, flags) in [(1, vec![]), (3, vec![]), (3, vec!["-auth", &users])] {
             let mut cluster = ProcessCluster::start(nodes, &Formation::Join, &flags);
             let leader = cluster.wait_leader();
             let node = (leader + 1) % nodes;
             let (address, leader) = (cluster.address(node), cluster.address(leader));
-            if flags.is_empty() {
-                offered = offered::parts(cluster.client(), address);
-            }
-            let used = parts.iter().filter(|part| offered.contains(*part));
             for program in programs {
                 let mut command = program();
-                command.args([address, leader]).args(used.clone());
+                command.args([address, leader]).args(parts);
                 command.envs(NO_PROXIES);
                 if !flags.is_empty() {
                     command.envs(CREDENTIALS);

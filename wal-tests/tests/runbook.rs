@@ -8,15 +8,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use wal_tests::cluster::{Formation, ProcessCluster};
-use wal_tests::offered;
 
 /// One command and what it must print.
 #[derive(Debug, Default, Eq, PartialEq)]
 struct Step {
     /// Its line in the file.
     line: usize,
-    /// The part that the node must offer.
-    needs: Option<String>,
     command: String,
     expected: String,
 }
@@ -24,7 +21,6 @@ struct Step {
 /// The steps of a file. A command goes on over further lines while a quote in it is open.
 fn parse(text: &str) -> Vec<Step> {
     let mut steps = Vec::new();
-    let mut needs = None;
     let mut step: Option<Step> = None;
     for (line, content) in (1..).zip(text.lines()) {
         match &mut step {
@@ -41,12 +37,9 @@ fn parse(text: &str) -> Vec<Step> {
                 if let Some(command) = content.strip_prefix("$ ") {
                     step = Some(Step {
                         line,
-                        needs: needs.take(),
                         command: command.to_owned(),
                         expected: String::new(),
                     });
-                } else if let Some(part) = content.strip_prefix("? ") {
-                    needs = Some(part.to_owned());
                 } else {
                     let comment = content.is_empty() || content.starts_with('#');
                     assert!(comment, "line {line} is none of the kinds: {content}");
@@ -120,21 +113,8 @@ fn run(file: &str, nodes: usize) {
         names.push((name, address));
         names.push((format!("localhost:{}", 4002 + 2 * position), raft));
     }
-    let offered = offered::parts(cluster.client(), cluster.address((leader + 1) % nodes));
     let dir = tempfile::tempdir().unwrap();
     for step in steps {
-        let missing = step
-            .needs
-            .iter()
-            .find(|part| !offered.contains(&part.as_str()));
-        if let Some(part) = missing {
-            let _ = writeln!(
-                std::io::stderr(),
-                "{file}:{}: skipped: no {part}",
-                step.line
-            );
-            continue;
-        }
         let printed = printed(&step.command, &names, dir.path());
         assert!(
             fits(step.expected.trim_end(), printed.trim_end()),
@@ -195,16 +175,15 @@ fn the_runbook_of_a_cluster() {
 }
 
 #[test]
-fn steps_are_read_with_quotes_over_lines_and_with_what_they_need() {
-    let steps = parse("# One\n? queue\n$ curl 'a\nb \"'\nx\ny\n\n$ true \\\"\n");
+fn steps_are_read_with_quotes_over_lines() {
+    let steps = parse("# One\n$ curl 'a\nb \"'\nx\ny\n\n$ true \\\"\n");
     let first = Step {
-        line: 3,
-        needs: Some("queue".to_owned()),
+        line: 2,
         command: "curl 'a\nb \"'".to_owned(),
         expected: "x\ny\n".to_owned(),
     };
     let second = Step {
-        line: 8,
+        line: 7,
         command: "true \\\"".to_owned(),
         ..Step::default()
     };

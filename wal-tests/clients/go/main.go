@@ -1,7 +1,7 @@
 // A round trip with gorqlite: wallaby-client-tests ADDRESS LEADER [PART ...]
 //
 // ADDRESS is the node to speak to, LEADER the one that leads (the same one if it is alone), both as
-// host:port. PARTS are what the node offers beyond statements: "queue". Credentials, if the node asks
+// host:port. PARTS are what to go through beyond statements: "queue". Credentials, if the node asks
 // for them, are in the environment: RQLITE_USER, RQLITE_PASSWORD.
 package main
 

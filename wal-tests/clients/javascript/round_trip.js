@@ -1,7 +1,7 @@
 // A round trip with rqlite-js: node round_trip.js ADDRESS LEADER [PART ...]
 //
 // ADDRESS is the node to speak to, LEADER the one that leads (the same one if it is alone), both
-// as host:port. PARTS are what the node offers beyond statements: "redirect", "queue", "backup",
+// as host:port. PARTS are what to go through beyond statements: "redirect", "queue", "backup",
 // "load". Credentials, if the node asks for them, are in the environment: RQLITE_USER,
 // RQLITE_PASSWORD.
 'use strict'
@@ -179,12 +179,12 @@ async function load () {
 
 async function main () {
   const steps = [writing, reading, types, errors, transactions, status, severalHosts]
-  const offered = { redirect: redirects, queue, backup, load }
+  const named = { redirect: redirects, queue, backup, load }
   if (USER) {
     steps.push(credentials)
   }
   for (const part of PARTS) {
-    steps.push(offered[part])
+    steps.push(named[part])
   }
   for (const step of steps) {
     await step()
