@@ -52,8 +52,8 @@ pub struct Envelope {
 /// An answer is longer than this many bytes. What it answers has been done nevertheless.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "the answer is longer than {0} bytes, though the statements were run; select less, or raise the \
-     node's limit with -http-max-response"
+    "the answer is longer than {0} bytes, though the statements were run; select less, or raise \
+     the node's limit with -http-max-response"
 )]
 pub struct TooLong(pub usize);
 

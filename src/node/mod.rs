@@ -15,7 +15,8 @@
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
-//! | `identity`, `membership`, `admission`, `recovery`, `memory` | who this node is, how it starts |
+//! | `identity`, `membership`, `admission`, `join_gate` | who this node is, and who may join |
+//! | `recovery`, `memory` | how it starts |
 //! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
 //! | `health`, `notices` | what is wrong, what an operator is told |
 //! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |

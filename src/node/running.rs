@@ -401,8 +401,8 @@ impl Inner {
         !within(self.contact.silence()) || (limit.strict && !within(self.contact.age(applied)))
     }
 
-    /// Runs a request on a reader. It ends there when this future is dropped, as when the client has
-    /// gone, and at the deadline.
+    /// Runs a request on a reader. It ends there when this future is dropped, as when the client
+    /// has gone, and at the deadline.
     pub(crate) async fn read(&self, request: Request, deadline: Instant) -> Result<Reply, Refusal> {
         let interest = Interest::default();
         let _waiting = interest.waiting();

@@ -32,8 +32,8 @@ const fn slow(name: &'static CStr, arguments: u8, product_max: u64) -> Slow {
     }
 }
 
-/// `LIKE` and `GLOB` are not among them: their patterns have a bound, and SQLite would no longer use
-/// an index for them.
+/// `LIKE` and `GLOB` are not among them: their patterns have a bound, and SQLite would no longer
+/// use an index for them.
 const SLOW: [Slow; 8] = [
     slow(c"instr", 2, 1 << 36),
     slow(c"replace", 3, 1 << 36),

@@ -174,10 +174,11 @@ impl Readers {
             let may_grow = queue.threads < self.shared.options.threads.max(1);
             taken_before = Some(queue.taken);
             drop(queue);
-            if stands_still && may_grow {
-                if let Err(error) = self.start_thread() {
-                    tracing::warn!(%error, "no further thread for queries can be started");
-                }
+            if stands_still
+                && may_grow
+                && let Err(error) = self.start_thread()
+            {
+                tracing::warn!(%error, "no further thread for queries can be started");
             }
             thread::sleep(STANDSTILL);
         }

@@ -1,4 +1,4 @@
-//! Where SQLite keeps its temporary files, such as the copy that VACUUM makes of a private database:
+//! Where SQLite keeps temporary files, such as the copy that VACUUM makes of a private database:
 //! beside the database, not in a directory that others can write to or that is smaller.
 
 use std::path::Path;

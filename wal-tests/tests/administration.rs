@@ -413,6 +413,34 @@ fn freshness_counts_on_followers_for_reads_without_guarantee_only() {
     }
 }
 
+/// What needs a leader says that there is none, and the node itself is well.
+fn assert_leaderless(cluster: &ProcessCluster, follower: usize) {
+    let address = cluster.address(follower);
+    for line in [
+        "GET /leader",
+        "POST /leader",
+        "GET /db/query?redirect&q=SELECT%201",
+        "POST /leader?wait",
+    ] {
+        let answer = send(address, line, "", "");
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (503, "leader not found\n"),
+            "{line}"
+        );
+    }
+    let answer = remove(cluster, follower, "{\"id\":\"node1\"}");
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (503, "leader not found\n")
+    );
+    let ready = send(address, "GET /readyz", "", "");
+    let expected = "[+]node ok\n[+]leader does not exist";
+    assert_eq!((ready.status, ready.body.as_str()), (503, expected));
+    let alone = send(address, "GET /readyz?noleader", "", "");
+    assert_eq!((alone.status, alone.body.as_str()), (200, "[+]node ok"));
+}
+
 #[test]
 fn a_follower_that_is_cut_off_says_that_there_is_no_leader() {
     let mut cluster = started(3);
@@ -445,30 +473,7 @@ fn a_follower_that_is_cut_off_says_that_there_is_no_leader() {
             );
         }
     }
-    let address = cluster.address(follower);
-    for line in [
-        "GET /leader",
-        "POST /leader",
-        "GET /db/query?redirect&q=SELECT%201",
-        "POST /leader?wait",
-    ] {
-        let answer = send(address, line, "", "");
-        assert_eq!(
-            (answer.status, answer.body.as_str()),
-            (503, "leader not found\n"),
-            "{line}"
-        );
-    }
-    let answer = remove(&cluster, follower, "{\"id\":\"node1\"}");
-    assert_eq!(
-        (answer.status, answer.body.as_str()),
-        (503, "leader not found\n")
-    );
-    let ready = send(address, "GET /readyz", "", "");
-    let expected = "[+]node ok\n[+]leader does not exist";
-    assert_eq!((ready.status, ready.body.as_str()), (503, expected));
-    let alone = send(address, "GET /readyz?noleader", "", "");
-    assert_eq!((alone.status, alone.body.as_str()), (200, "[+]node ok"));
+    assert_leaderless(&cluster, follower);
     cluster.resume(leader);
     cluster.resume(other);
     cluster.wait_ready(follower);

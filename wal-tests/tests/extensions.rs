@@ -31,7 +31,10 @@ fn pack(command: &str, arguments: &[&str], dir: &Path) {
 
 /// The function works in writes, in reads of every node, and in a view.
 fn assert_loaded(path: &Path, nodes: usize) {
-    let flags = ["-extensions-path", path.to_str().unwrap()];
+    let flags = [
+        "-extensions-path",
+        path.to_str().expect("temporary paths are text"),
+    ];
     let mut cluster = ProcessCluster::start(nodes, &Formation::Join, &flags);
     let leader = cluster.wait_leader();
     let statements = json!([
@@ -47,10 +50,10 @@ fn assert_loaded(path: &Path, nodes: usize) {
     for node in 0..nodes {
         let sql = "SELECT t.v, w.v, twice(1) FROM t, w";
         let rows = cluster.client().query(cluster.address(node), "none", sql);
-        assert_eq!(rows.unwrap(), [[json!(42), json!(84), json!(2)]]);
+        assert_eq!(rows, Ok(vec![vec![json!(42), json!(84), json!(2)]]));
         let names = "/status?key=extensions.names";
         let names = cluster.client().json(cluster.address(node), names);
-        assert_eq!(names.unwrap(), json!(["twice.so"]));
+        assert_eq!(names, Ok(json!(["twice.so"])));
     }
     let refused = cluster
         .client()
@@ -59,7 +62,7 @@ fn assert_loaded(path: &Path, nodes: usize) {
             "weak",
             "SELECT load_extension('x')",
         )
-        .unwrap_err();
+        .expect_err("SQL loads nothing");
     assert!(refused.contains("not authorized"), "{refused}");
 }
 

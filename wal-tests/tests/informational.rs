@@ -144,9 +144,7 @@ fn variables_are_laid_out_as_go_does_and_count_what_happens() {
     let answer = get(&cluster, "/debug/vars?key=http");
     assert_eq!(answer.status, 200);
     assert!(
-        answer
-            .body
-            .starts_with("{\n\"http\": {\"execute_stmts_rx\": "),
+        answer.body.starts_with("{\n\"http\": {\"backups\": "),
         "{}",
         answer.body
     );

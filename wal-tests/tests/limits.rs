@@ -302,11 +302,11 @@ fn what_needs_too_much_memory_fails_and_gives_it_back() {
         format!("{rows} SELECT DISTINCT randomblob(1000) FROM c"),
         format!(
             "SELECT {}",
-            vec!["length(hex(randomblob(30000000)))"; 9].join("||")
+            ["length(hex(randomblob(30000000)))"; 9].join("||")
         ) + " || length(hex(randomblob(40000000)))",
         format!(
             "WITH a(x) AS MATERIALIZED (SELECT hex(randomblob(30000000))) SELECT {}",
-            vec!["(SELECT x || 'a' FROM a)"; 9].join(", ")
+            ["(SELECT x || 'a' FROM a)"; 9].join(", ")
         ),
     ] {
         assert_fails(

@@ -48,9 +48,7 @@ fn begin_and_commit_in_one_text_are_a_transaction_of_that_text() {
                 vec![written(2, 1)],
             ),
             (
-                &[
-                    "BEGIN; INSERT INTO foo VALUES (3, 'c'); INSERT INTO foo VALUES (1, 'd'); COMMIT",
-                ],
+                &["BEGIN; INSERT INTO foo VALUES(3,'c'); INSERT INTO foo VALUES(1,'d'); COMMIT"],
                 vec![failed("UNIQUE constraint failed: foo.id")],
             ),
             (&["BEGIN; INSERT INTO foo VALUES (4, 'e')"], left_open()),
