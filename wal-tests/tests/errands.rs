@@ -13,7 +13,7 @@ use wallaby::node::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Knows one user, who may only write.
+/// Knows one user, who may only write. Nodes may join.
 #[derive(Debug)]
 struct WritersOnly;
 
@@ -23,10 +23,14 @@ impl Authority for WritersOnly {
     }
 
     fn permits(&self, caller: Option<&Credentials>, all: &[Permission]) -> bool {
-        caller.is_some_and(|caller| caller.username == "writer" && caller.password == "w")
-            && all
-                .iter()
-                .all(|&permission| permission == Permission::Execute)
+        let is_writer =
+            caller.is_some_and(|caller| caller.username == "writer" && caller.password == "w");
+        all.iter().all(|permission| match permission {
+            Permission::Execute => is_writer,
+            // The nodes themselves have to find each other.
+            Permission::Join => true,
+            _ => false,
+        })
     }
 }
 
