@@ -110,9 +110,13 @@ impl Origins {
             .collect();
         if let [origin] = origins[..] {
             let allowed = self.allow_origin.as_deref();
-            return !(allowed == Some(ANY)
-                || allowed == Some(origin)
-                || is_same(origin, asked_for(request)));
+            if allowed == Some(ANY) || allowed == Some(origin) {
+                return false;
+            }
+            // A request that contradicts itself is not one of ours.
+            let site = text(headers, &FETCH_SITE);
+            let is_claimed = site.is_empty() || site == "same-origin" || site == "none";
+            return !(is_claimed && is_same(origin, asked_for(request)));
         }
         if !origins.is_empty() {
             return true;
@@ -146,8 +150,10 @@ fn is_same(origin: &str, host: &str) -> bool {
 
 /// A host without port, brackets and the dot at its end, in small letters.
 fn name(host: &str) -> String {
-    let bare = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
+    let bare = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        // Whatever follows the brackets other than a port makes it another name.
+        Some((address, port)) if port.is_empty() || port.starts_with(':') => address,
+        Some(_) => host,
         None => host.split(':').next().unwrap_or_default(),
     };
     bare.trim_end_matches('.').to_ascii_lowercase()
