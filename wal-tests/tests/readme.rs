@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command};
@@ -110,6 +110,8 @@ fn answer(directory: &Path, question: &str) -> String {
         let output = String::from_utf8(output.unwrap().stdout).unwrap();
         let failed = output.is_empty() || output.contains("error") || output.contains("false,");
         let failed = failed && !output.contains("\"reachable\": true");
+        // A node that is still on its way into the cluster knows no members.
+        let failed = failed || output == "{}";
         if !failed {
             return output;
         }
@@ -155,12 +157,20 @@ fn free_ports(block: &str) -> BTreeMap<String, u16> {
     // The defaults are not written out.
     ports.insert("4001".to_owned(), 0);
     ports.insert("4002".to_owned(), 0);
-    let sockets: Vec<UdpSocket> = ports
-        .iter()
-        .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
-        .collect();
-    for (port, socket) in ports.values_mut().zip(&sockets) {
-        *port = socket.local_addr().unwrap().port();
+    // Free for both protocols, and none that begins like one of README's.
+    let mut sockets = Vec::new();
+    while sockets.len() < ports.len() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let is_like = ports
+            .keys()
+            .any(|named| port.to_string().starts_with(named));
+        if let (Ok(socket), false) = (UdpSocket::bind(("127.0.0.1", port)), is_like) {
+            sockets.push((port, listener, socket));
+        }
+    }
+    for (free, (port, ..)) in ports.values_mut().zip(&sockets) {
+        *free = *port;
     }
     ports
 }
