@@ -16,7 +16,7 @@ use std::io::{self, Write};
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderValue, Response, StatusCode};
+use axum::http::{HeaderValue, Response, StatusCode, Uri};
 use bytes::Bytes;
 use futures_util::stream;
 use tokio::runtime::Handle;
@@ -26,6 +26,7 @@ use tokio::time::{Duration, timeout};
 use crate::node::{Backup, BackupForm, BackupRequest, Credentials};
 
 use super::parameters::Parameters;
+use super::redirect;
 use super::refusal;
 use super::server::Server;
 
@@ -37,8 +38,15 @@ const CHUNKS_MAX: usize = 4;
 pub(super) async fn answer(
     server: &Server,
     parameters: &Parameters,
+    uri: &Uri,
     caller: Option<Credentials>,
 ) -> Response<Body> {
+    if parameters.flag("redirect")
+        && !parameters.flag("noleader")
+        && let Some(elsewhere) = redirect::to_leader(server, uri)
+    {
+        return elsewhere;
+    }
     let Some(form) = form(parameters) else {
         return refusal::text(StatusCode::INTERNAL_SERVER_ERROR, "invalid backup format");
     };

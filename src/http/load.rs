@@ -13,6 +13,7 @@ use crate::node::{Content, Credentials, Shape, Upload};
 
 use super::body::{self, BodyError};
 use super::parameters::Parameters;
+use super::redirect;
 use super::refusal;
 use super::response::{self, Envelope, Form};
 use super::server::Server;
@@ -30,7 +31,14 @@ pub(super) async fn answer(
     request: Request<Body>,
 ) -> Response<Body> {
     let started = Instant::now();
+    let uri = request.uri().clone();
     let mut stream = request.into_body().into_data_stream();
+    if parameters.flag("redirect")
+        && let Some(elsewhere) = redirect::to_leader(server, &uri)
+    {
+        body::discard(&mut stream).await;
+        return elsewhere;
+    }
     let upload = match receive(server, &mut stream, Vec::new()).await {
         Ok(upload) => upload,
         Err(response) => return response,

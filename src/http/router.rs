@@ -98,7 +98,7 @@ async fn dispatch(server: &Arc<Server>, request: Request<Body>) -> Response<Body
         server.counters.count(counter);
     }
     match route.endpoint {
-        Endpoint::Backup => backup::answer(server, &parameters, caller).await,
+        Endpoint::Backup => backup::answer(server, &parameters, request.uri(), caller).await,
         Endpoint::Boot => load::boot(server, &parameters, caller, request).await,
         Endpoint::Console => pages::console(&path, request.method()),
         Endpoint::Image => image::answer(server).await,

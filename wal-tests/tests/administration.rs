@@ -67,6 +67,8 @@ fn a_redirect_names_the_leader_and_repeats_path_and_query() {
         ),
         ("POST", "/db/request/x?redirect", "[\"SELECT 1\"]"),
         ("DELETE", "/remove?redirect", "{\"id\":\"nobody\"}"),
+        ("GET", "/db/backup?fmt=sql&redirect", ""),
+        ("POST", "/db/load?redirect", "CREATE TABLE elsewhere(a)"),
     ] {
         let line = format!("{method} {target}");
         let answer = send(follower, &line, JSON, body);
