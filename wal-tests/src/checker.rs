@@ -11,6 +11,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use rusqlite::Connection;
+
 use crate::workload::{Fate, History};
 
 /// A contradiction between what was said and what is there.
@@ -28,6 +30,28 @@ pub enum Violation {
     Torn(String),
     /// A row holds something else than was written.
     WrongPayload(String),
+}
+
+/// Checks the rows in `item` of a database.
+///
+/// # Panics
+///
+/// When it contradicts the history, or cannot be read.
+#[track_caller]
+pub fn assert_kept(history: &History, database: &Connection) {
+    let rows = items(database).expect("the table of the workload can be read");
+    assert_eq!(check(history, &rows), []);
+}
+
+/// Key and payload of every row in `item`.
+///
+/// # Errors
+///
+/// What SQLite has against it.
+pub fn items(database: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
+    let mut select = database.prepare("SELECT key, payload FROM item")?;
+    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
 }
 
 /// All violations, in order; none is what one wants to see. `rows` are key and payload.

@@ -1,11 +1,11 @@
 //! Clusters of real `wallaby` processes on loopback: start, stop, kill, pause, and wait for.
 
-use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Image};
+use crate::ports;
 use crate::process::{self, Process, Signal};
 
 /// How a cluster comes into being.
@@ -49,7 +49,8 @@ impl ProcessCluster {
     pub fn prepare(nodes: usize, formation: &Formation, flags: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("wallaby-test-").tempdir();
         let dir = dir.expect("a temporary directory can be made");
-        let ports = free_ports(nodes);
+        let ports = ports::reserve(2 * nodes);
+        let ports: Vec<(u16, u16)> = ports.chunks(2).map(|pair| (pair[0], pair[1])).collect();
         let raft: Vec<String> = ports
             .iter()
             .map(|(_, raft)| format!("127.0.0.1:{raft}"))
@@ -488,25 +489,6 @@ impl Drop for ProcessCluster {
 /// A number that rqlite's `/status` gives as a number or as a text.
 fn number(value: &serde_json::Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
-}
-
-/// Pairs of a TCP and a UDP port that were free a moment ago, all different.
-fn free_ports(pairs: usize) -> Vec<(u16, u16)> {
-    let pair = |_| {
-        let tcp = TcpListener::bind("127.0.0.1:0").expect("a free TCP port");
-        (
-            tcp,
-            UdpSocket::bind("127.0.0.1:0").expect("a free UDP port"),
-        )
-    };
-    // All are held until the last is found: a port given back could be given out again.
-    let held: Vec<_> = (0..pairs).map(pair).collect();
-    let port = |address: std::io::Result<std::net::SocketAddr>| {
-        address.expect("a bound socket has an address").port()
-    };
-    held.iter()
-        .map(|(tcp, udp)| (port(tcp.local_addr()), port(udp.local_addr())))
-        .collect()
 }
 
 /// How long anything may take before a test gives up: far longer than it should on a busy machine.

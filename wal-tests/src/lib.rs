@@ -13,6 +13,8 @@ pub mod faulty_vfs;
 pub mod files;
 pub mod linked;
 pub mod links;
+pub mod marked;
+pub mod ports;
 pub mod process;
 pub mod raw;
 pub mod replica;

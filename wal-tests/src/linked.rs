@@ -2,7 +2,7 @@
 //!
 //! Tests call the nodes directly, so they see every outcome exactly as the node gave it.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use wallaby::node::{
 };
 
 use crate::links::{Links, Rule};
+use crate::ports;
 
 /// Nodes and the links between them.
 pub struct LinkedCluster {
@@ -57,7 +58,10 @@ impl LinkedCluster {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime can be started");
         let dir = tempfile::Builder::new().prefix("wallaby-test-").tempdir();
         let dir = dir.expect("a temporary directory can be made");
-        let addrs = free_addrs(nodes + spares);
+        let addrs: Vec<SocketAddr> = ports::reserve(nodes + spares)
+            .into_iter()
+            .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+            .collect();
         let links = Links::open(&addrs, 1);
         let gates: Vec<String> = (0..nodes)
             .map(|node| links.gate(node).to_string())
@@ -540,15 +544,6 @@ pub fn request(sql: &[&str], shape: Shape) -> Request {
         statement_time_max: None,
         qualify_columns: false,
     }
-}
-
-/// Addresses with UDP ports that were free a moment ago, all different.
-fn free_addrs(count: usize) -> Vec<SocketAddr> {
-    let held: Vec<_> = (0..count)
-        .map(|_| UdpSocket::bind("127.0.0.1:0").expect("a free UDP port"))
-        .collect();
-    let addr = |socket: &UdpSocket| socket.local_addr().expect("a bound socket has an address");
-    held.iter().map(addr).collect()
 }
 
 /// How long anything may take before a test gives up.

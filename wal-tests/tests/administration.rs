@@ -286,12 +286,7 @@ fn the_leadership_moves_to_the_node_named_under_load_and_nothing_is_lost() {
     );
     let image = cluster.assert_identical();
     let database = cluster.open(&image);
-    let mut select = database.prepare("SELECT key, payload FROM item").unwrap();
-    let rows = select
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
-        .unwrap();
-    let rows: Vec<(String, String)> = rows.map(Result::unwrap).collect();
-    assert_eq!(checker::check(&history, &rows), []);
+    checker::assert_kept(&history, &database);
     cluster.assert_healthy_logs();
 }
 

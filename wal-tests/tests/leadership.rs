@@ -60,12 +60,7 @@ fn what_a_deposed_leader_had_in_flight_is_never_acknowledged_and_nowhere() {
     }
     let image = cluster.assert_identical();
     let database = cluster.open(&image);
-    let mut select = database.prepare("SELECT key, payload FROM item").unwrap();
-    let rows = select
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
-        .unwrap();
-    let rows: Vec<(String, String)> = rows.map(Result::unwrap).collect();
-    assert_eq!(checker::check(&history, &rows), []);
+    checker::assert_kept(&history, &database);
     cluster.assert_healthy_logs();
 }
 

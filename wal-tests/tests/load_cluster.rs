@@ -6,15 +6,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
 use wal_tests::client::Client;
 use wal_tests::cluster::{Formation, ProcessCluster};
+use wal_tests::marked;
 use wal_tests::seed::{Random, seed};
 
 /// Small parts, so that there are many moments between them.
@@ -29,22 +28,6 @@ const FLAGS: [&str; 8] = [
     "-raft-election-timeout",
     "1s",
 ];
-
-/// A database of so many rows of 4000 bytes in each of two tables, all marked with a number.
-fn file(dir: &Path, mark: u64, rows: u64) -> Vec<u8> {
-    let path = dir.join(format!("{mark}.db"));
-    let database = Connection::open(&path).unwrap();
-    let tables = ["a", "b"].map(|table| {
-        format!(
-            "CREATE TABLE {table}(mark INTEGER, pad BLOB); \
-             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < {rows}) \
-             INSERT INTO {table} SELECT {mark}, randomblob(4000) FROM n;"
-        )
-    });
-    database.execute_batch(&tables.concat()).unwrap();
-    database.close().unwrap();
-    std::fs::read(path).unwrap()
-}
 
 /// What a reader sees: the marks and the numbers of rows of both tables.
 const LOOK: &str = "SELECT count(*), min(mark), max(mark), (SELECT count(*) FROM b), \
@@ -70,7 +53,7 @@ fn a_load_through_a_follower_is_seen_whole_or_not_at_all_on_every_node() {
     let mut cluster = ProcessCluster::start(3, &Formation::Expect, &FLAGS);
     let leader = cluster.wait_leader();
     let client = Client::new(Duration::from_secs(60));
-    let files = [1, 2, 3].map(|mark| file(dir.path(), mark, ROWS));
+    let files = [1, 2, 3].map(|mark| marked::file(dir.path(), mark, ROWS));
     let load = |node: usize, body: &[u8]| {
         let address = cluster.address(node);
         let answer = client.post(address, "/db/load", "", body).unwrap();
@@ -136,7 +119,7 @@ fn a_load_survives_the_death_of_the_leader_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let mut cluster = ProcessCluster::start(3, &Formation::Expect, &FLAGS);
     let client = Client::new(Duration::from_secs(60));
-    let first = file(dir.path(), 0, ROWS);
+    let first = marked::file(dir.path(), 0, ROWS);
     let leader = cluster.wait_leader();
     let answer = client
         .post(cluster.address(leader), "/db/load", "", &first)
@@ -145,7 +128,7 @@ fn a_load_survives_the_death_of_the_leader_whole_or_not_at_all() {
     let (mut now, mut replaced) = (0, 0);
     for attempt in 1..=attempts {
         let leader = cluster.wait_leader();
-        let body = file(dir.path(), attempt, ROWS);
+        let body = marked::file(dir.path(), attempt, ROWS);
         let parts = body.len() as u64 / (128 << 10);
         let begin = last_index(&cluster, leader);
         // Through a follower in one of two cases, which then has to say what it knows.

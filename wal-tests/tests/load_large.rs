@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::Connection;
 use serde_json::json;
 use wal_tests::client::Client;
 use wal_tests::cluster::{Formation, ProcessCluster};
+use wal_tests::marked;
 
 /// The machine may be busy with other tests, and an election is not what this is about.
 const FLAGS: [&str; 8] = [
@@ -22,30 +21,14 @@ const FLAGS: [&str; 8] = [
     "5s",
 ];
 
-/// A database of so many rows of 4000 bytes in each of two tables, all marked with a number.
-fn file(dir: &Path, mark: u64, rows: u64) -> Vec<u8> {
-    let path = dir.join(format!("{mark}.db"));
-    let database = Connection::open(&path).unwrap();
-    let tables = ["a", "b"].map(|table| {
-        format!(
-            "CREATE TABLE {table}(mark INTEGER, pad BLOB); \
-             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < {rows}) \
-             INSERT INTO {table} SELECT {mark}, randomblob(4000) FROM n;"
-        )
-    });
-    database.execute_batch(&tables.concat()).unwrap();
-    database.close().unwrap();
-    std::fs::read(path).unwrap()
-}
-
 #[test]
 fn a_load_needs_no_memory_for_the_database() {
     let dir = tempfile::tempdir().unwrap();
     let mut cluster = ProcessCluster::start(3, &Formation::Expect, &FLAGS);
     let leader = cluster.wait_leader();
     let client = Client::new(Duration::from_secs(120));
-    let warm = file(dir.path(), 1, 250);
-    let large = file(dir.path(), 2, 20_000);
+    let warm = marked::file(dir.path(), 1, 250);
+    let large = marked::file(dir.path(), 2, 20_000);
     assert!(large.len() > 150 << 20);
     let through = cluster.address((leader + 1) % 3).to_owned();
     let answer = client.post(&through, "/db/load", "", &warm).unwrap();

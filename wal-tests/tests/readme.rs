@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command};
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use wal_tests::process;
+use wal_tests::{ports, process};
 
 /// The commands that run in the background, and everything they started.
 struct Group(Child);
@@ -157,20 +156,13 @@ fn free_ports(block: &str) -> BTreeMap<String, u16> {
     // The defaults are not written out.
     ports.insert("4001".to_owned(), 0);
     ports.insert("4002".to_owned(), 0);
-    // Free for both protocols, and none that begins like one of README's.
-    let mut sockets = Vec::new();
-    while sockets.len() < ports.len() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let is_like = ports
-            .keys()
-            .any(|named| port.to_string().starts_with(named));
-        if let (Ok(socket), false) = (UdpSocket::bind(("127.0.0.1", port)), is_like) {
-            sockets.push((port, listener, socket));
+    // None that begins like one of README's.
+    let named: Vec<String> = ports.keys().cloned().collect();
+    for free in ports.values_mut() {
+        *free = ports::reserve(1)[0];
+        while named.iter().any(|name| free.to_string().starts_with(name)) {
+            *free = ports::reserve(1)[0];
         }
-    }
-    for (free, (port, ..)) in ports.values_mut().zip(&sockets) {
-        *free = *port;
     }
     ports
 }

@@ -182,9 +182,7 @@ fn storm(nodes: usize, rounds: usize, random: &mut Random) {
         cluster.join(writer);
     }
     let database = cluster.assert_identical();
-    let mut select = database.prepare("SELECT key, payload FROM item").unwrap();
-    let found = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
-    let found: Vec<(String, String)> = found.unwrap().map(Result::unwrap).collect();
+    let found = checker::items(&database).unwrap();
     let history = record.history.lock().unwrap();
     let count = |fate| history.count(fate);
     println!(

@@ -283,19 +283,27 @@ impl Cluster {
     }
 }
 
-/// Pairs of ports, TCP for HTTP and UDP for Raft, that were free a moment ago. All are held until
-/// the last is found, so that none is found twice.
+/// Pairs of ports, TCP for HTTP and UDP for Raft, that were free a moment ago. They lie below those
+/// that systems give to outgoing connections, one of which could take the port before the node does.
+/// All are held until the last is found, so that none is found twice.
 fn free_ports(pairs: usize) -> std::io::Result<Vec<(u16, u16)>> {
     let mut held = Vec::new();
-    for _ in 0..pairs {
-        held.push((
-            TcpListener::bind("127.0.0.1:0")?,
-            UdpSocket::bind("127.0.0.1:0")?,
-        ));
+    let mut attempts = 1000;
+    while held.len() < pairs {
+        let mut bytes = [0; 2];
+        getrandom::fill(&mut bytes).map_err(|failed| std::io::Error::other(failed.to_string()))?;
+        let port = 12_000 + u16::from_le_bytes(bytes) % 20_000;
+        let sockets = TcpListener::bind(("127.0.0.1", port)).and_then(|http| {
+            let raft = UdpSocket::bind(("127.0.0.1", port + 1))?;
+            Ok((http, raft))
+        });
+        match sockets {
+            Ok(sockets) => held.push((port, sockets)),
+            Err(source) if attempts == 0 => return Err(source),
+            Err(_) => attempts -= 1,
+        }
     }
-    held.iter()
-        .map(|(tcp, udp)| Ok((tcp.local_addr()?.port(), udp.local_addr()?.port())))
-        .collect()
+    Ok(held.iter().map(|(port, _)| (*port, port + 1)).collect())
 }
 
 /// A flag that is set by SIGINT and SIGTERM.
