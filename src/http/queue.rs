@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::node::{Credentials, Node, Refusal, Request, Shape, Value, WriteBrief};
+use crate::node::{Credentials, Node, Refusal, Request, Shape, WriteBrief};
 
 /// How writes are queued.
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +138,7 @@ impl Queue {
         done: Option<oneshot::Sender<Fate>>,
         patience: Duration,
     ) -> Result<u64, Full> {
-        let bytes = weight(&request).min(BYTES_MAX);
+        let bytes = request.weight().min(BYTES_MAX);
         let permits = u32::try_from(bytes).expect("capped by the queue");
         let room = async {
             let place = Arc::clone(&self.requests).acquire_owned().await.ok()?;
@@ -382,21 +382,6 @@ impl Courier {
 /// Whether a request with this refusal must not, or need not, be sent again.
 fn is_final(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::NotPermitted(_) | Refusal::Unknown(_))
-}
-
-/// What a request holds in memory, roughly.
-fn weight(request: &Request) -> usize {
-    let statements = request.statements.iter().map(|statement| {
-        let values = statement
-            .parameters
-            .iter()
-            .map(|parameter| match &parameter.value {
-                Value::Blob(bytes) | Value::Text(bytes) => 64 + bytes.len(),
-                _ => 64,
-            });
-        128 + statement.sql.len() + values.sum::<usize>()
-    });
-    256 + statements.sum::<usize>()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

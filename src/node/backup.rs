@@ -23,10 +23,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::api::Refusal;
 use super::caller::{Credentials, Permission};
 use super::image::Held;
-use super::running::{Inner, Node, NotLed, Route};
+use super::routing::Route;
+use super::running::{Inner, Node, NotLed};
 use super::scratch::{Scratch, check_room};
 use super::wire::{self, kind};
-use super::write::ROUTE_INTERVAL;
 use crate::sqlite::{self, Extensions, JournalMode};
 use crate::transport::Priority;
 
@@ -160,24 +160,14 @@ impl Node {
         caller: Option<Credentials>,
         deadline: Instant,
     ) -> Result<u64, Refusal> {
-        let asking = Asking { caller };
-        loop {
-            let inner = self.inner()?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Refusal::LeaderNotFound);
-            }
-            let attempt = match inner.route() {
+        let asking = &Asking { caller };
+        self.at_leader(deadline, |inner, route, left| async move {
+            match route {
                 Route::Here => inner.confirmed_index().await,
-                Route::There { node, addr } => inner.ask_index(node, &addr, &asking, left).await,
-                Route::Nowhere => Err(None),
-            };
-            match attempt {
-                Ok(index) => return Ok(index),
-                Err(Some(refusal)) => return Err(refusal),
-                Err(None) => tokio::time::sleep(ROUTE_INTERVAL.min(left)).await,
+                Route::There { node, addr } => inner.ask_index(node, &addr, asking, left).await,
             }
-        }
+        })
+        .await
     }
 }
 

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::api::{AdministrationError, Refusal, WriteBrief};
 use super::caller::{Credentials, Permission};
-use super::running::{Inner, Node, NotLed, Route, undelivered};
+use super::routing::{FORWARD_MARGIN, Route, undelivered};
+use super::running::{Inner, Node, NotLed};
 use super::wire::{self, kind};
-use super::write::ROUTE_INTERVAL;
 use crate::sqlite::{Answer, Reply, Request, Writer};
 use crate::transport::Priority;
 
@@ -124,17 +124,9 @@ impl Node {
         timeout: Duration,
         caller: Option<Credentials>,
     ) -> Report {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let inner = match self.inner() {
-                Ok(inner) => inner,
-                Err(refusal) => return Report::Refused(refusal),
-            };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Report::Refused(Refusal::LeaderNotFound);
-            }
-            let report = match inner.route() {
+        let (errand, caller) = (&errand, &caller);
+        let reported = self.at_leader(Instant::now() + timeout, |inner, route, left| async move {
+            let report = match route {
                 Route::Here => inner.run_errand(errand.clone(), left).await,
                 Route::There { node, addr } => {
                     let timeout_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
@@ -145,13 +137,13 @@ impl Node {
                     };
                     inner.send_errand(node, &addr, &message, left).await
                 }
-                Route::Nowhere => Report::NotLeader,
             };
             match report {
-                Report::NotLeader => tokio::time::sleep(ROUTE_INTERVAL.min(left)).await,
-                report => return report,
+                Report::NotLeader => Err(None),
+                report => Ok(report),
             }
-        }
+        });
+        reported.await.unwrap_or_else(Report::Refused)
     }
 }
 
@@ -165,8 +157,7 @@ impl Inner {
     ) -> Report {
         let body = Bytes::from(wire::encode(message));
         let peer = self.endpoint.peer(addr, Some(node));
-        // The leader keeps the time; a little more for the way lets its own answer win.
-        let patience = timeout + MARGIN;
+        let patience = timeout + FORWARD_MARGIN;
         let reply = peer
             .request(kind::ERRAND, Priority::Data, body, patience)
             .await;
@@ -280,5 +271,3 @@ fn outcome(report: Report) -> Result<(), AdministrationError> {
         }
     }
 }
-
-const MARGIN: Duration = Duration::from_millis(500);

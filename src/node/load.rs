@@ -21,11 +21,12 @@ use serde::{Deserialize, Serialize};
 use super::api::{Refusal, Served};
 use super::caller::{Credentials, Permission};
 use super::owner::Load;
-use super::running::{Inner, Node, NotLed, Route};
+use super::routing::{Route, forwarded};
+use super::running::{Inner, Node, NotLed};
 use super::scratch::{Scratch, check_room};
 use super::upload::{Content, Upload, blocking, failed};
 use super::wire::{self, Forwarded, kind};
-use super::write::{ROUTE_INTERVAL, served, write_alone};
+use super::write::{served, write_alone};
 use crate::sqlite::{self, Extensions, Interest, Reply, Request, Shape, Statement, Unfit};
 use crate::transport::{FrameReader, FrameWriter, Priority};
 
@@ -54,32 +55,19 @@ impl Node {
             let inner = self.inner()?;
             return Ok(served(Reply::default(), None, &inner.options.http_adv_addr));
         }
-        let upload = Arc::new(upload);
-        let deadline = Instant::now() + timeout;
-        loop {
-            let inner = self.inner()?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Refusal::LeaderNotFound);
+        let upload = &Arc::new(upload);
+        let loading = &Loading {
+            bytes: upload.bytes(),
+            timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            caller,
+        };
+        self.at_leader(Instant::now() + timeout, |inner, route, _| async move {
+            match route {
+                Route::Here => inner.lead_load(upload, timeout).await,
+                Route::There { node, addr } => inner.send_load(node, &addr, upload, loading).await,
             }
-            let attempt = match inner.route() {
-                Route::Here => inner.lead_load(&upload, timeout).await,
-                Route::There { node, addr } => {
-                    let loading = Loading {
-                        bytes: upload.bytes(),
-                        timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
-                        caller: caller.clone(),
-                    };
-                    inner.send_load(node, &addr, &upload, &loading).await
-                }
-                Route::Nowhere => Err(None),
-            };
-            match attempt {
-                Ok(served) => return Ok(served),
-                Err(Some(refusal)) => return Err(refusal),
-                Err(None) => tokio::time::sleep(ROUTE_INTERVAL.min(left)).await,
-            }
-        }
+        })
+        .await
     }
 
     /// Whether this node leads a cluster of which it is the only member.
@@ -169,15 +157,7 @@ impl Inner {
                 return Err(Some(Refusal::Unknown(why)));
             }
         };
-        match wire::decode(&reply) {
-            Ok(Forwarded::Served(served)) => Ok(Served {
-                served_by: addr.to_owned(),
-                ..served
-            }),
-            Ok(Forwarded::Refused(refusal)) => Err(Some(refusal)),
-            Ok(Forwarded::NotLeader) => Err(None),
-            Err(what) => Err(Some(Refusal::Unknown(what))),
-        }
+        forwarded(&reply, addr)
     }
 
     /// Serves a load that another node received. An error is a stream that broke off: nobody waits

@@ -1,6 +1,6 @@
 //! Layer 2: where SQLite, the log and the network meet.
 //!
-//! One write, in order of the files it passes: `running` routes it to the leader, `write` queues
+//! One write, in order of the files it passes: `running` and `routing` bring it to the leader, `write` queues
 //! and groups it, `owner` runs the group on the owner thread, `gate` captures it inside xSync and
 //! hands it to `proposer`; the log and `network` make it durable on a quorum; `apply` releases it
 //! on the leader and has `owner` inject it on the followers.
@@ -8,7 +8,7 @@
 //! | file | what |
 //! |---|---|
 //! | `api`, `options`, `error` | what others see |
-//! | `running`, `open`, `tasks`, `status` | the node and its life |
+//! | `running`, `routing`, `open`, `tasks`, `status` | the node and its life |
 //! | `write`, `read`, `rounds` | what the leader does for clients |
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
@@ -68,6 +68,7 @@ mod proposer;
 mod read;
 mod recovery;
 mod rounds;
+mod routing;
 mod running;
 mod scratch;
 mod spool;

@@ -405,14 +405,7 @@ impl OwnerThread {
             let what = format!("the first data entry {position} is not the image of one page");
             return Err(Error::Raft(what));
         };
-        let membership = self
-            .context
-            .desk
-            .frontier
-            .state()
-            .settled_membership()
-            .clone();
-        let membership = encode_membership(&membership);
+        let membership = encode_membership(&self.settled_membership());
         let lock = self.take_lock()?;
         let hashes = sqlite::create(&lock, &image, position, Some(position), &membership)?;
         if hashes.sum() != delta.header().hash_after {

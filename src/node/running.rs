@@ -24,14 +24,15 @@ use super::options::NodeOptions;
 use super::outlets::Watches;
 use super::owner::Owner;
 use super::rounds::Rounds;
+use super::routing::{FORWARD_MARGIN, Route, forwarded, undelivered};
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
-use super::wire::{self, Call, Forward, Forwarded, kind};
-use super::write::{ROUTE_INTERVAL, WriteQueue, served};
+use super::wire::{self, Call, Forward, kind};
+use super::write::{WriteQueue, served};
 use crate::raft::log::Log;
 use crate::raft::{LeaderId, Member};
 use crate::sqlite::{Interest, Readers, Reply, Request};
-use crate::transport::{Endpoint, Priority, TransportError};
+use crate::transport::{Endpoint, Priority};
 
 /// A request that this node does not lead: `None` means "route it again, nothing was done".
 pub(crate) type NotLed = Option<Refusal>;
@@ -85,13 +86,6 @@ pub(crate) struct Inner {
     pub(crate) loads: Arc<Semaphore>,
     /// Set when the node is closed: no group begins any more.
     pub(crate) is_closing: AtomicBool,
-}
-
-/// Where a request has to go.
-pub(crate) enum Route {
-    Here,
-    Nowhere,
-    There { node: u64, addr: String },
 }
 
 impl Node {
@@ -196,8 +190,7 @@ impl Node {
         Ok(inner)
     }
 
-    /// Sends a request to the leader, here or elsewhere, and again while it is certain that nothing
-    /// was done with it, until the time is up, or the shorter one for finding a leader.
+    /// Has the leader serve a request. `confirm_timeout` is the shorter time for finding a leader.
     async fn routed(
         &self,
         call: Call,
@@ -206,29 +199,20 @@ impl Node {
     ) -> Result<Served, Refusal> {
         let start = Instant::now();
         let deadline = start + write.timeout;
-        let confirm_deadline = start + confirm_timeout.unwrap_or(write.timeout);
-        loop {
-            let inner = self.inner()?;
-            let now = Instant::now();
-            let left = deadline.saturating_duration_since(now);
-            if left.is_zero() || now >= confirm_deadline {
-                return Err(Refusal::LeaderNotFound);
-            }
-            let attempt = match inner.route() {
+        let found_by = confirm_timeout.map_or(deadline, |timeout| deadline.min(start + timeout));
+        let write = &write;
+        self.at_leader(found_by, |inner, route, _| async move {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match route {
                 Route::Here => inner.lead(call, write.request.clone(), left).await,
                 Route::There { node, addr } => {
-                    let handed = inner.forward(node, &addr, call, &write, left).await;
+                    let handed = inner.forward(node, &addr, call, write, left).await;
                     inner.count_handed(call, handed.is_ok());
                     handed
                 }
-                Route::Nowhere => Err(None),
-            };
-            match attempt {
-                Ok(served) => return Ok(served),
-                Err(Some(refusal)) => return Err(refusal),
-                Err(None) => tokio::time::sleep(ROUTE_INTERVAL.min(left)).await,
             }
-        }
+        })
+        .await
     }
 }
 
@@ -252,22 +236,6 @@ impl Inner {
         }
         (leads && caught_up && reached.data.is_some() && self.health.failure().is_none())
             .then_some(leader)
-    }
-
-    pub(crate) fn route(&self) -> Route {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        match metrics.current_leader {
-            Some(leader) if leader == metrics.id => Route::Here,
-            Some(node) => {
-                let member = metrics.membership_config.membership().get_node(&node);
-                member.map_or(Route::Nowhere, |member| Route::There {
-                    node,
-                    addr: member.raft_addr.clone(),
-                })
-            }
-            None => Route::Nowhere,
-        }
     }
 
     /// Serves a call on the node that leads.
@@ -353,15 +321,7 @@ impl Inner {
             Ok(reply) => reply,
             Err(error) => return Err(undelivered(&error, writes)),
         };
-        match wire::decode(&reply) {
-            Ok(Forwarded::Served(served)) => Ok(Served {
-                served_by: addr.to_owned(),
-                ..served
-            }),
-            Ok(Forwarded::Refused(refusal)) => Err(Some(refusal)),
-            Ok(Forwarded::NotLeader) => Err(None),
-            Err(what) => Err(Some(Refusal::Unknown(what))),
-        }
+        forwarded(&reply, addr)
     }
 
     fn count_handed(&self, call: Call, well: bool) {
@@ -466,21 +426,6 @@ async fn by<T>(deadline: Instant, answer: tokio::sync::oneshot::Receiver<T>) -> 
     }
 }
 
-/// What a failed forward means: certainly nothing done, or unknown.
-pub(crate) fn undelivered(error: &TransportError, writes: bool) -> NotLed {
-    if let TransportError::TooLong { bytes_max, .. } = error {
-        let what = format!("more than {bytes_max} bytes cannot be forwarded; ask the leader");
-        Some(Refusal::NotCommitted(what))
-    } else if error.nothing_was_delivered() || !writes {
-        tracing::debug!(%error, "the leader cannot be reached; routing again");
-        None
-    } else {
-        Some(Refusal::Unknown(format!(
-            "the leader did not answer: {error}"
-        )))
-    }
-}
-
 /// Checks what cannot be checked where the options are parsed.
 pub(crate) fn check(options: &NodeOptions) -> Result<(), Error> {
     let refuse = |what: String| Err(Error::Configuration(what));
@@ -509,6 +454,5 @@ pub(crate) fn check(options: &NodeOptions) -> Result<(), Error> {
 
 /// One page of 64 KiB and its head must fit.
 const ENTRY_BYTES_MIN: usize = 128 << 10;
-const FORWARD_MARGIN: Duration = Duration::from_millis(500);
 /// Half of what one frame between nodes carries.
 const ENTRY_BYTES_LIMIT: usize = 32 << 20;

@@ -16,7 +16,7 @@ use super::proposer::Ticket;
 use super::running::{Inner, NotLed};
 use super::stages::Stage;
 use crate::raft::LeaderId;
-use crate::sqlite::{Interest, Reply, Request, SqlCommit, Value, Writer};
+use crate::sqlite::{Interest, Reply, Request, SqlCommit, Writer};
 
 /// Requests that wait for their group, which they do not leave: mostly one.
 pub(crate) struct QueuedWrite {
@@ -67,7 +67,7 @@ impl WriteQueue {
         requests: Vec<Request>,
         timeout: Duration,
     ) -> Result<Vec<Result<(Reply, Option<u64>), NotLed>>, NotLed> {
-        let bytes = requests.iter().map(weight).sum::<usize>();
+        let bytes = requests.iter().map(Request::weight).sum::<usize>();
         let permits = u32::try_from(bytes.min(QUEUE_BYTES_MAX)).expect("capped by the queue");
         let room = Arc::clone(&self.room).try_acquire_many_owned(permits);
         let Ok(room) = room else {
@@ -381,21 +381,6 @@ fn answer(waiters: Vec<Waiter>, answer: impl Fn() -> Result<Written, NotLed>) {
     }
 }
 
-/// What a request holds in memory, roughly.
-fn weight(request: &Request) -> usize {
-    let statements = request.statements.iter().map(|statement| {
-        let parameters = statement
-            .parameters
-            .iter()
-            .map(|parameter| match &parameter.value {
-                Value::Blob(bytes) | Value::Text(bytes) => 64 + bytes.len(),
-                _ => 64,
-            });
-        128 + statement.sql.len() + parameters.sum::<usize>()
-    });
-    256 + statements.sum::<usize>()
-}
-
 /// Builds the answer of the node that executed a request.
 pub(crate) fn served(reply: Reply, raft_index: Option<u64>, served_by: &str) -> Served {
     Served {
@@ -404,9 +389,6 @@ pub(crate) fn served(reply: Reply, raft_index: Option<u64>, served_by: &str) -> 
         served_by: served_by.to_owned(),
     }
 }
-
-/// How long to sleep before a write is routed again when nobody leads.
-pub(crate) const ROUTE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Enough for thousands of clients; a group of this size takes SQLite about a millisecond.
 const GROUP_REQUESTS_MAX: usize = 1024;

@@ -64,6 +64,24 @@ pub struct Request {
     pub qualify_columns: bool,
 }
 
+impl Request {
+    /// What it holds in memory, in bytes, roughly.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let statements = self.statements.iter().map(|statement| {
+            let parameters = statement
+                .parameters
+                .iter()
+                .map(|parameter| match &parameter.value {
+                    Value::Blob(bytes) | Value::Text(bytes) => 64 + bytes.len(),
+                    _ => 64,
+                });
+            128 + statement.sql.len() + parameters.sum::<usize>()
+        });
+        256 + statements.sum::<usize>()
+    }
+}
+
 /// The result rows of one statement.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Rows {

@@ -7,6 +7,7 @@ use super::super::error::Error;
 use super::super::tally::NodeCounter;
 use super::super::upkeep::Checkpointed;
 use super::{OwnerThread, Recorded, State};
+use crate::raft::StoredMembership;
 use crate::raft::codec::encode_membership;
 use crate::sqlite::Checkpoint;
 use crate::wal::Position;
@@ -158,14 +159,14 @@ impl OwnerThread {
         Ok(true)
     }
 
+    /// The membership as of the last entry below an open stage.
+    pub(super) fn settled_membership(&self) -> StoredMembership {
+        let state = self.context.desk.frontier.state();
+        state.settled_membership().clone()
+    }
+
     pub(super) fn record_is(&self, applied: Position) {
-        let membership = self
-            .context
-            .desk
-            .frontier
-            .state()
-            .settled_membership()
-            .clone();
+        let membership = self.settled_membership();
         self.context.outlets.recorded.send_replace(Some(Recorded {
             applied,
             membership,
