@@ -103,7 +103,7 @@ pub use crate::sqlite::{
     Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
     Syntax, Value,
 };
-pub use crate::transport::ClusterKey;
+pub use crate::transport::{CertificateOptions, ClusterKey, NamedClient, Watched, pem};
 
 /// Raft with our types.
 pub(crate) type Raft = openraft::Raft<crate::raft::TypeConfig, apply::StateMachine>;

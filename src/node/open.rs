@@ -430,13 +430,25 @@ fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
 }
 
 fn bind(options: &NodeOptions, identity: &Identity) -> Result<Endpoint, Error> {
-    let security = match &options.cluster_key {
-        Some(file) => Security::Key(ClusterKey::read(file)?),
-        None if options.insecure_cluster => Security::Insecure,
-        None => Security::Loopback,
+    let security = match (&options.cluster_key, &options.node_certificates) {
+        (Some(file), _) => Security::Key(ClusterKey::read(file)?),
+        (None, Some(certificates)) => Security::Certificates(certificates.clone()),
+        (None, None) if options.insecure_cluster => Security::Insecure,
+        (None, None) => Security::Loopback,
     };
+    let bind = resolve(&options.raft_addr)?;
+    if let Security::Certificates(certificates) = &security
+        && !certificates.verify_client
+        && !bind.ip().is_loopback()
+    {
+        tracing::warn!(
+            raft_addr = options.raft_addr,
+            "without -node-verify-client anyone who can reach this address can act as a node of \
+             the cluster, and read and change the database"
+        );
+    }
     Ok(Endpoint::bind(&EndpointOptions {
-        bind: resolve(&options.raft_addr)?,
+        bind,
         security,
         node: identity.raft_id,
         cluster: identity.cluster,

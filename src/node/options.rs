@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::caller::{Authority, Credentials};
 use crate::raft::log::LogOptions;
 use crate::sqlite::{Extensions, Limits};
+use crate::transport::CertificateOptions;
 
 /// The options of a node; `wallaby serve` fills them from its flags.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct NodeOptions {
     pub foreign_keys: bool,
     /// The file with the cluster key.
     pub cluster_key: Option<PathBuf>,
+    /// Certificates of the operator's own, in place of the cluster key.
+    pub node_certificates: Option<CertificateOptions>,
     /// Whether to talk to peers on other machines without authentication.
     pub insecure_cluster: bool,
     /// Threads that serve reads, at most.
@@ -86,6 +89,7 @@ impl NodeOptions {
             bootstrap_expect: 0,
             foreign_keys: false,
             cluster_key: None,
+            node_certificates: None,
             insecure_cluster: false,
             readers: READERS,
             heap_bytes_max: 0,
