@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `api`, `options`, `error` | what others see |
 //! | `running`, `routing`, `open`, `tasks`, `status` | the node and its life |
-//! | `write`, `read`, `rounds` | what the leader does for clients |
+//! | `write`, `read`, `read_index`, `rounds` | what is done for clients |
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
@@ -66,6 +66,7 @@ mod parts;
 mod peers;
 mod proposer;
 mod read;
+mod read_index;
 mod recovery;
 mod rounds;
 mod routing;

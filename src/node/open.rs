@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use openraft::{Config, SnapshotPolicy};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Raft;
 use super::admission::Admission;
@@ -32,8 +32,9 @@ use super::outlets::{Outlets, Watches};
 use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
 use super::proposer::Proposer;
+use super::read_index::Questions;
 use super::recovery::{Recovered, reconcile, recover};
-use super::rounds::Rounds;
+use super::rounds::Confirmations;
 use super::running::{Inner, Node, Shell, check};
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
@@ -260,7 +261,11 @@ impl Assembly {
         let raft = self.start_raft(&owner, log.clone(), machine).await?;
         proposer.connect(raft.clone());
         let (writes, queue) = WriteQueue::new();
-        let rounds = Rounds::start(Arc::clone(&self.raft), self.options.election_max() * 2);
+        let confirmations = Confirmations::of(
+            Arc::clone(&self.raft),
+            self.options.election_max() * 2,
+            Arc::clone(&self.tally),
+        );
         let inner = Arc::new(Inner {
             options: self.options.clone(),
             doorkeeper: Arc::clone(&self.doorkeeper),
@@ -275,7 +280,9 @@ impl Assembly {
             stages,
             tally: Arc::clone(&self.tally),
             writes,
-            rounds,
+            confirmations,
+            questions: Questions::of(Arc::clone(&self.handler_node)),
+            led: watch::Sender::default(),
             watches,
             footprints: Footprints::default(),
             facts: OnceLock::new(),
