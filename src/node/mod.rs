@@ -67,10 +67,12 @@ mod peers;
 mod proposer;
 mod read;
 mod recovery;
+mod repair;
 mod rounds;
 mod routing;
 mod running;
 mod scratch;
+mod scrub;
 mod spool;
 mod stages;
 mod status;
@@ -82,8 +84,8 @@ mod wire;
 mod write;
 
 pub use api::{
-    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served,
-    WriteBrief, WriteRequest,
+    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal,
+    RepairStatus, Served, WriteBrief, WriteRequest,
 };
 pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
