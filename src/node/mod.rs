@@ -68,10 +68,12 @@ mod proposer;
 mod read;
 mod read_index;
 mod recovery;
+mod repair;
 mod rounds;
 mod routing;
 mod running;
 mod scratch;
+mod scrub;
 mod spool;
 mod stages;
 mod status;
@@ -83,8 +85,8 @@ mod wire;
 mod write;
 
 pub use api::{
-    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served,
-    WriteBrief, WriteRequest,
+    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal,
+    RepairStatus, Served, WriteBrief, WriteRequest,
 };
 pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
