@@ -33,6 +33,7 @@ use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
 use super::proposer::Proposer;
 use super::recovery::{Recovered, reconcile, recover};
+use super::refounding::refound;
 use super::rounds::Rounds;
 use super::running::{Inner, Node, Shell, check};
 use super::stages::Stages;
@@ -120,6 +121,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let name = options.name.as_deref();
     let identity =
         Identity::load_or_create(&options.data_dir, name, options.advertised_raft_addr())?;
+    let identity = refound(&options, identity).await?;
     let member = Member {
         name: identity.name.clone(),
         raft_addr: options.advertised_raft_addr().to_owned(),
@@ -207,7 +209,7 @@ impl Assembly {
             tracing::info!(%cluster, members = members.len(), "starting a new cluster");
             let initialised = inner.raft.initialize(members).await;
             initialised.map_err(|error| Error::Raft(error.to_string()))?;
-        } else if !self.options.join.is_empty() {
+        } else if !self.options.join.is_empty() || self.options.recovery.is_some() {
             tokio::spawn(Arc::clone(&self.membership).join(self.endpoint.clone()));
         }
         if shell.inner.set(inner).is_err() {

@@ -49,7 +49,7 @@ const OWNERS: [(&str, &[&str]); 18] = [
     ("argon2", &["http"]),
     ("bincode", &["node", "transport"]),
     ("axum", &["http"]),
-    ("serde_json", &["http", "cli"]),
+    ("serde_json", &["http", "ops", "cli"]),
     ("ureq", &["cli"]),
     ("indicatif", &["cli"]),
     ("clap", &["cli", "main"]),
