@@ -51,7 +51,8 @@ impl Rounds {
     }
 }
 
-async fn round(raft: &Raft, patience: Duration) -> Result<u64, String> {
+/// One round: the index that must be applied before a read that starts now is linearizable.
+pub(crate) async fn round(raft: &Raft, patience: Duration) -> Result<u64, String> {
     let round = raft.get_read_linearizer(ReadPolicy::ReadIndex);
     match tokio::time::timeout(patience, round).await {
         Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
