@@ -1,8 +1,8 @@
 //! Layer 2: where SQLite, the log and the network meet.
 //!
-//! One write, in order of the files it passes: `running` and `routing` bring it to the leader, `write` queues
-//! and groups it, `owner` runs the group on the owner thread, `gate` captures it inside xSync and
-//! hands it to `proposer`; the log and `network` make it durable on a quorum; `apply` releases it
+//! One write, in order of the files it passes: `running` and `routing` bring it to the leader,
+//! `write` queues and groups it, `owner` runs the group on the owner thread, `gate` captures it
+//! inside xSync and hands it to `proposer`; the log and `network` make it durable on a quorum; `apply` releases it
 //! on the leader and has `owner` inject it on the followers.
 //!
 //! | file | what |

@@ -261,11 +261,6 @@ impl Assembly {
         let raft = self.start_raft(&owner, log.clone(), machine).await?;
         proposer.connect(raft.clone());
         let (writes, queue) = WriteQueue::new();
-        let confirmations = Confirmations::of(
-            Arc::clone(&self.raft),
-            self.options.election_max() * 2,
-            Arc::clone(&self.tally),
-        );
         let inner = Arc::new(Inner {
             options: self.options.clone(),
             doorkeeper: Arc::clone(&self.doorkeeper),
@@ -280,7 +275,7 @@ impl Assembly {
             stages,
             tally: Arc::clone(&self.tally),
             writes,
-            confirmations,
+            confirmations: self.confirmations(),
             questions: Questions::of(Arc::clone(&self.handler_node)),
             led: watch::Sender::default(),
             watches,
@@ -298,6 +293,11 @@ impl Assembly {
         tokio::spawn(Arc::clone(&self.admission).finish_changes());
         tasks::start(&inner, origin);
         Ok(inner)
+    }
+
+    fn confirmations(&self) -> Confirmations {
+        let (raft, tally) = (Arc::clone(&self.raft), Arc::clone(&self.tally));
+        Confirmations::of(raft, self.options.election_max() * 2, tally)
     }
 
     async fn start_owner(
