@@ -2,8 +2,8 @@
 //!
 //! One write, in order of the files it passes: `running` and `routing` bring it to the leader,
 //! `write` queues and groups it, `owner` runs the group on the owner thread, `gate` captures it
-//! inside xSync and hands it to `proposer`; the log and `network` make it durable on a quorum; `apply` releases it
-//! on the leader and has `owner` inject it on the followers.
+//! inside xSync and hands it to `proposer`; the log and `network` make it durable on a quorum;
+//! `apply` releases it on the leader and has `owner` inject it on the followers.
 //!
 //! | file | what |
 //! |---|---|
@@ -68,10 +68,12 @@ mod proposer;
 mod read;
 mod read_index;
 mod recovery;
+mod repair;
 mod rounds;
 mod routing;
 mod running;
 mod scratch;
+mod scrub;
 mod spool;
 mod stages;
 mod status;
@@ -83,8 +85,8 @@ mod wire;
 mod write;
 
 pub use api::{
-    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served,
-    WriteBrief, WriteRequest,
+    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal,
+    RepairStatus, Served, WriteBrief, WriteRequest,
 };
 pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
@@ -104,7 +106,7 @@ pub use crate::sqlite::{
     Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
     Syntax, Value,
 };
-pub use crate::transport::ClusterKey;
+pub use crate::transport::{CertificateOptions, ClusterKey, NamedClient, Watched, pem};
 
 /// Raft with our types.
 pub(crate) type Raft = openraft::Raft<crate::raft::TypeConfig, apply::StateMachine>;

@@ -34,8 +34,10 @@ use super::peers::{Peers, Shared};
 use super::proposer::Proposer;
 use super::read_index::Questions;
 use super::recovery::{Recovered, reconcile, recover};
+use super::repair::{self, Repairs};
 use super::rounds::Confirmations;
 use super::running::{Inner, Node, Shell, check};
+use super::scrub;
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
 use super::tasks;
@@ -244,8 +246,16 @@ impl Assembly {
             self.options.entry_bytes_max,
         );
         let log = from.log.clone();
+        let was_closed = from.was_closed;
+        let repairs = Repairs::new(
+            self.endpoint.clone(),
+            self.raft_id,
+            Arc::clone(&self.raft),
+            Arc::clone(&frontier),
+            log.clone(),
+        );
         reconcile(log.clone(), from.fence.last_applied).await?;
-        let (owner, watches) = self.start_owner(desk, from).await?;
+        let (owner, watches) = self.start_owner(desk, from, Arc::clone(&repairs)).await?;
         let machine = StateMachine {
             owner: Arc::clone(&owner),
             flights: Arc::clone(&flights),
@@ -283,6 +293,7 @@ impl Assembly {
             facts: OnceLock::new(),
             admission: Arc::clone(&self.admission),
             contact: Contact::default(),
+            repairs,
             handed_over_term: AtomicU64::new(0),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             loads: Arc::new(Semaphore::new(1)),
@@ -292,6 +303,8 @@ impl Assembly {
         tokio::spawn(run_groups(Arc::clone(&inner), queue));
         tokio::spawn(Arc::clone(&self.admission).finish_changes());
         tasks::start(&inner, origin);
+        tokio::spawn(repair::run(Arc::clone(&inner)));
+        tokio::spawn(scrub::run(Arc::clone(&inner), was_closed));
         Ok(inner)
     }
 
@@ -304,6 +317,7 @@ impl Assembly {
         &self,
         desk: Arc<Desk>,
         from: Recovered,
+        repairs: Arc<Repairs>,
     ) -> Result<(Arc<Owner>, Watches), Error> {
         let options = &self.options;
         let recorded = from.recorded.map(|applied| Recorded {
@@ -345,9 +359,12 @@ impl Assembly {
             checkpoint_entries: options.checkpoint_entries,
             checkpoint_interval: options.checkpoint_interval,
             outlets,
+            repairs,
+            open_wait: options.open_wait,
         };
-        let (lock, hashes) = (from.lock, from.hashes);
-        let owner = tokio::task::spawn_blocking(move || Owner::start(context, lock, hashes))
+        let (lock, hashes, damaged) = (from.lock, from.hashes, from.damaged);
+        let owner = move || Owner::start(context, lock, hashes, damaged);
+        let owner = tokio::task::spawn_blocking(owner)
             .await
             .map_err(|error| Error::Raft(error.to_string()))??;
         Ok((owner, watches))
@@ -437,13 +454,25 @@ fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
 }
 
 fn bind(options: &NodeOptions, identity: &Identity) -> Result<Endpoint, Error> {
-    let security = match &options.cluster_key {
-        Some(file) => Security::Key(ClusterKey::read(file)?),
-        None if options.insecure_cluster => Security::Insecure,
-        None => Security::Loopback,
+    let security = match (&options.cluster_key, &options.node_certificates) {
+        (Some(file), _) => Security::Key(ClusterKey::read(file)?),
+        (None, Some(certificates)) => Security::Certificates(certificates.clone()),
+        (None, None) if options.insecure_cluster => Security::Insecure,
+        (None, None) => Security::Loopback,
     };
+    let bind = resolve(&options.raft_addr)?;
+    if let Security::Certificates(certificates) = &security
+        && !certificates.verify_client
+        && !bind.ip().is_loopback()
+    {
+        tracing::warn!(
+            raft_addr = options.raft_addr,
+            "without -node-verify-client anyone who can reach this address can act as a node of \
+             the cluster, and read and change the database"
+        );
+    }
     Ok(Endpoint::bind(&EndpointOptions {
-        bind: resolve(&options.raft_addr)?,
+        bind,
         security,
         node: identity.raft_id,
         cluster: identity.cluster,

@@ -19,6 +19,7 @@ use super::load::Loading;
 use super::manifest::Manifest;
 use super::membership::Membership;
 use super::read_index::{Asked, Asking};
+use super::repair::Wanted;
 use super::running::Inner;
 use super::spool::{Spool, SpoolWriter};
 use super::tally::{NodeCounter, Tally};
@@ -149,6 +150,13 @@ impl Peers {
                     None => Asked::NotLeader,
                 };
                 Ok(wire::encode(&asked))
+            }
+            kind::PAGES => {
+                let wanted: Wanted = wire::decode(&body)?;
+                let inner = self.node.get().and_then(Weak::upgrade);
+                let inner = inner.ok_or("the node is not complete yet")?;
+                let found = tokio::task::spawn_blocking(move || inner.repairs.serve(&wanted));
+                found.await.map_err(|error| error.to_string())
             }
             kind::JOIN => {
                 let joining: Joining = wire::decode(&body)?;

@@ -40,8 +40,8 @@ impl Led {
 }
 
 impl Node {
-    /// Has something done by the leader, here or elsewhere: again and again while it answers `None`,
-    /// which means that nothing was done, and until the deadline.
+    /// Has something done by the leader, here or elsewhere: again and again while it answers
+    /// `None`, which means that nothing was done, and until the deadline.
     ///
     /// # Errors
     ///
@@ -147,7 +147,8 @@ pub(crate) fn undelivered(error: &TransportError, writes: bool) -> NotLed {
     }
 }
 
-/// The leader keeps the time of what it is asked; a little more for the way lets its own answer win.
+/// The leader keeps the time of what it is asked; a little more for the way lets its own answer
+/// win.
 pub(crate) const FORWARD_MARGIN: Duration = Duration::from_millis(500);
 
 /// How long to wait at most before a call is routed again.

@@ -24,6 +24,7 @@ use super::options::NodeOptions;
 use super::outlets::Watches;
 use super::owner::Owner;
 use super::read_index::{Purpose, Questions};
+use super::repair::Repairs;
 use super::rounds::Confirmations;
 use super::routing::{FORWARD_MARGIN, Led, Route, forwarded, undelivered};
 use super::stages::Stages;
@@ -84,6 +85,8 @@ pub(crate) struct Inner {
     pub(crate) contact: Contact,
     /// The term in which this node hands its leadership over, and begins no group; 0: none.
     pub(crate) handed_over_term: AtomicU64,
+    /// What mends damaged pages.
+    pub(crate) repairs: Arc<Repairs>,
     /// Places for backups on their way to clients.
     pub(crate) backups: Arc<Semaphore>,
     /// The place for a load.
@@ -366,16 +369,27 @@ impl Inner {
     }
 
     /// Runs a request on a reader. It ends there when this future is dropped, as when the client
-    /// has gone, and at the deadline.
+    /// has gone, and at the deadline. Damaged pages that it needs are mended first.
     pub(crate) async fn read(&self, request: Request, deadline: Instant) -> Result<Reply, Refusal> {
-        let interest = Interest::default();
-        let _waiting = interest.waiting();
-        let (answer, reply) = tokio::sync::oneshot::channel();
-        let done = Box::new(move |reply| drop(answer.send(reply)));
-        self.readers()?
-            .submit(request, interest, done)
-            .map_err(|full| Refusal::Overloaded(full.to_string()))?;
-        by(deadline, reply).await
+        let mut request = request;
+        for _ in 0..MENDINGS_MAX {
+            let interest = Interest::default();
+            let _waiting = interest.waiting();
+            let (answer, reply) = tokio::sync::oneshot::channel();
+            let done = Box::new(move |reply| drop(answer.send(reply)));
+            self.readers()?
+                .submit_watched(request, interest, done)
+                .map_err(|full| Refusal::Overloaded(full.to_string()))?;
+            match by(deadline, reply).await? {
+                Ok(reply) => return Ok(reply),
+                Err(unread) => {
+                    self.mended(unread.damage, deadline).await?;
+                    request = unread.request;
+                }
+            }
+        }
+        let why = "pages are damaged again and again on this node".to_owned();
+        Err(Refusal::Damaged(why))
     }
 
     /// Whether a request only reads; ends as [`Self::read`] does.
@@ -476,6 +490,8 @@ pub(crate) fn check(options: &NodeOptions) -> Result<(), Error> {
     Ok(())
 }
 
+/// How many damaged pages one query waits for.
+const MENDINGS_MAX: usize = 16;
 /// One page of 64 KiB and its head must fit.
 const ENTRY_BYTES_MIN: usize = 128 << 10;
 /// Half of what one frame between nodes carries.

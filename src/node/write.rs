@@ -312,6 +312,9 @@ pub(crate) async fn write_alone(
 
 /// Turns the end of a group into answers.
 fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: GroupEnd) {
+    if let Some(why) = end.refusal {
+        return answer(waiters, || Err(Some(Refusal::Damaged(why.clone()))));
+    }
     match (end.sql_commit, end.landed.discarded, end.landed.committed) {
         (SqlCommit::Done, None, Some(position)) if !end.is_stepwise => {
             let index = Some(position.index);

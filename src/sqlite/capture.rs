@@ -133,7 +133,7 @@ pub(super) struct Frames {
     begin: u64,
     end: u64,
     /// The number of the first frame in the buffer.
-    frame_first: u32,
+    pub(super) frame_first: u32,
     headers: Vec<Header>,
     bytes: Vec<u8>,
     /// In place of `bytes` when these would be too many.

@@ -20,6 +20,7 @@ use super::record::Record;
 use super::shim::{Gate, Owner};
 use super::start_lock::StartLock;
 use super::vfs;
+use super::witness::{Attached, Damage, Witness};
 use crate::wal::format::frame_offset;
 use crate::wal::{DatabaseHash, PageCount, PageSize, Position};
 
@@ -68,6 +69,7 @@ pub struct Database {
     // the descriptor in the lock outlives the locks of the connection.
     connection: Connection,
     shim: vfs::Handle,
+    attached: Attached,
     lock: StartLock,
     page_size: PageSize,
 }
@@ -91,12 +93,30 @@ impl Database {
         hashes: PageHashes,
         gate: Box<dyn Gate>,
     ) -> Result<Self, Error> {
+        let witness = Witness::new(lock.path().to_owned(), &hashes, Box::new(|| ()));
+        Self::open_watched(options, lock, hashes, gate, &Arc::new(witness))
+    }
+
+    /// The same; the witness of these hashes tells of pages that are damaged, also if opening fails
+    /// because of one.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_watched(
+        options: DatabaseOptions,
+        lock: StartLock,
+        hashes: PageHashes,
+        gate: Box<dyn Gate>,
+        witness: &Arc<Witness>,
+    ) -> Result<Self, Error> {
         assert_version()?;
         vfs::register()?;
         let (page_size, page_count) = (hashes.page_size(), hashes.page_count());
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags_and_vfs(lock.path(), flags, vfs::NAME)?;
         let shim = vfs::shim_of(&connection)?;
+        shim.trust_only(witness);
         let limits = Limits {
             dir: lock.dir().to_owned(),
             spool_bytes_max: options.spool_bytes_max,
@@ -114,9 +134,11 @@ impl Database {
         // From here on nobody can be in the way; what is locked stays locked.
         connection.busy_timeout(Duration::ZERO)?;
         let wal = Arc::new(open_wal(&lock.wal_path())?);
+        let attached = witness.attach(Arc::clone(lock.file()), Arc::clone(&wal));
         let source = Source {
             main: Arc::clone(lock.file()),
             wal,
+            witness: Arc::clone(witness),
             page_size,
             alive: Alive::default(),
         };
@@ -124,6 +146,7 @@ impl Database {
         Ok(Self {
             connection,
             shim,
+            attached,
             lock,
             page_size,
         })
@@ -179,6 +202,24 @@ impl Database {
     #[must_use]
     pub fn page_hashes(&self) -> PageHashes {
         self.shim.with_owner(|owner| owner.hashes.clone())
+    }
+
+    /// Knows what every page must be.
+    #[must_use]
+    pub const fn witness(&self) -> &Arc<Witness> {
+        self.attached.witness()
+    }
+
+    /// The damage that the writing connection met first since this was asked last. Until it is
+    /// asked, nothing is committed.
+    #[must_use]
+    pub fn take_damage(&self) -> Option<Damage> {
+        self.shim.take_damage()
+    }
+
+    /// Whether damaged pages may be read, for a transaction that replaces all of them.
+    pub fn be_lenient(&self, is_lenient: bool) {
+        self.shim.be_lenient(is_lenient);
     }
 
     /// Moves WAL content into the main file. Does nothing while an [`Image`] lives.
@@ -271,8 +312,12 @@ impl Database {
     /// `Sqlite`, if a statement is still in use; `Io` and others, if the record cannot be written.
     pub fn close(self) -> Result<(), Error> {
         let Self {
-            connection, lock, ..
+            connection,
+            lock,
+            attached,
+            ..
         } = self;
+        drop(attached);
         connection.close().map_err(|(_, error)| error)?;
         Record::close(&lock)
     }

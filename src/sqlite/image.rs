@@ -10,6 +10,7 @@ use super::error::Error;
 use super::ffi;
 use super::inject::{failed, read_header};
 use super::start_lock::MainFile;
+use super::witness::{Place, Witness, damaged_text};
 use crate::wal::format::{FRAME_HEADER_BYTES, frame_offset};
 use crate::wal::index::{self, BACKFILL_OFFSET, region_of_frame};
 use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
@@ -23,6 +24,7 @@ use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
 pub struct Image {
     main: Arc<MainFile>,
     wal: Arc<File>,
+    witness: Arc<Witness>,
     /// The last frame of each page that the main file does not have yet.
     frames: HashMap<PageNumber, u32>,
     page_size: PageSize,
@@ -47,6 +49,7 @@ impl Alive {
 pub(super) struct Source {
     pub(super) main: Arc<MainFile>,
     pub(super) wal: Arc<File>,
+    pub(super) witness: Arc<Witness>,
     pub(super) page_size: PageSize,
     pub(super) alive: Alive,
 }
@@ -71,6 +74,7 @@ impl Image {
         Ok(Self {
             main: Arc::clone(&source.main),
             wal: Arc::clone(&source.wal),
+            witness: Arc::clone(&source.witness),
             frames,
             page_size: source.page_size,
             page_count,
@@ -101,8 +105,8 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, the page lies beyond the page count, or `image` does not have
-    /// the page size.
+    /// If the file cannot be read, the page is damaged or lies beyond the page count, or `image`
+    /// does not have the page size.
     pub fn read(&self, page: PageNumber, image: &mut [u8]) -> io::Result<()> {
         if !self.page_count.contains(page) || image.len() != self.page_size.len() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -111,13 +115,24 @@ impl Image {
             image.fill(0);
             return Ok(());
         }
-        match self.frames.get(&page) {
+        let (place, read) = match self.frames.get(&page).copied() {
             Some(frame) => {
-                let offset = frame_offset(*frame, self.page_size) + FRAME_HEADER_BYTES as u64;
-                self.wal.read_exact_at(image, offset)
+                let offset = frame_offset(frame, self.page_size) + FRAME_HEADER_BYTES as u64;
+                let read = self.wal.read_exact_at(image, offset);
+                (Place::Frame { frame, page }, read)
             }
-            None => self.main.read_exact_at(image, page.offset(self.page_size)),
+            None => {
+                let read = self.main.read_exact_at(image, page.offset(self.page_size));
+                (Place::Main(page), read)
+            }
+        };
+        // While an image lives nobody writes to what it reads.
+        let found = read.is_ok().then_some(&*image);
+        if let Err(damage) = self.witness.examine(place, found) {
+            self.witness.blame(damage);
+            return Err(io::Error::other(damaged_text(&self.witness, damage)));
         }
+        read
     }
 }
 

@@ -78,6 +78,11 @@ impl PageHashes {
         self.hashes.get(index_of(page)).copied()
     }
 
+    /// The hashes of all pages, in order.
+    pub(super) fn all(&self) -> &[PageHash] {
+        &self.hashes
+    }
+
     /// The database hash there would be with this page count and these pages replaced.
     ///
     /// The pages are ascending and within the page count.
