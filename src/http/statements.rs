@@ -1,8 +1,8 @@
 //! `/db/execute`, `/db/query` and `/db/request`: from body to statements to results.
 //!
 //! With the parameter `raft_index` the answer to a write carries its index in the log. A read that
-//! brings one along, as the value of that parameter or in the header `X-Wallaby-Raft-Index`, sees at
-//! least that: the later one if it brings both.
+//! brings one along, as the value of that parameter or in the header `X-Wallaby-Raft-Index`, sees
+//! at least that: the later one if it brings both.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
