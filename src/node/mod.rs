@@ -16,7 +16,7 @@
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `admission`, `join_gate` | who this node is, and who may join |
-//! | `recovery`, `memory` | how it starts |
+//! | `recovery`, `refounding`, `memory` | how it starts, and starts again with fewer |
 //! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
 //! | `health`, `notices` | what is wrong, what an operator is told |
 //! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
@@ -68,6 +68,7 @@ mod proposer;
 mod read;
 mod read_index;
 mod recovery;
+mod refounding;
 mod repair;
 mod rounds;
 mod routing;
@@ -95,6 +96,7 @@ pub use facts::SqliteFacts;
 pub use footprint::Footprint;
 pub use image::ImageReader;
 pub use options::NodeOptions;
+pub use refounding::{Recovery, RecoveryMember};
 pub use running::Node;
 pub use stages::Stage;
 pub(crate) use tally::counted;

@@ -34,6 +34,7 @@ use super::peers::{Peers, Shared};
 use super::proposer::Proposer;
 use super::read_index::Questions;
 use super::recovery::{Recovered, reconcile, recover};
+use super::refounding::refound;
 use super::repair::{self, Repairs};
 use super::rounds::Confirmations;
 use super::running::{Inner, Node, Shell, check};
@@ -123,6 +124,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let name = options.name.as_deref();
     let identity =
         Identity::load_or_create(&options.data_dir, name, options.advertised_raft_addr())?;
+    let identity = refound(&options, identity).await?;
     let member = Member {
         name: identity.name.clone(),
         raft_addr: options.advertised_raft_addr().to_owned(),
@@ -210,7 +212,7 @@ impl Assembly {
             tracing::info!(%cluster, members = members.len(), "starting a new cluster");
             let initialised = inner.raft.initialize(members).await;
             initialised.map_err(|error| Error::Raft(error.to_string()))?;
-        } else if !self.options.join.is_empty() {
+        } else if !self.options.join.is_empty() || self.options.recovery.is_some() {
             tokio::spawn(Arc::clone(&self.membership).join(self.endpoint.clone()));
         }
         if shell.inner.set(inner).is_err() {

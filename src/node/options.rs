@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::caller::{Authority, Credentials};
+use super::refounding::Recovery;
 use crate::raft::log::LogOptions;
 use crate::sqlite::{Extensions, Limits};
 use crate::transport::CertificateOptions;
@@ -26,6 +27,8 @@ pub struct NodeOptions {
     pub join: Vec<String>,
     /// How many nodes start a new cluster together; 0: none.
     pub bootstrap_expect: u64,
+    /// The nodes that are to go on as a cluster of their own, named by an operator.
+    pub recovery: Option<Recovery>,
     /// Whether foreign keys are enforced.
     pub foreign_keys: bool,
     /// The file with the cluster key.
@@ -91,6 +94,7 @@ impl NodeOptions {
             http_adv_addr,
             join: Vec::new(),
             bootstrap_expect: 0,
+            recovery: None,
             foreign_keys: false,
             cluster_key: None,
             node_certificates: None,
