@@ -55,21 +55,11 @@ impl RqlitedFlags {
     /// Refuses what is not built yet; first what would make no sense in rqlited either, in its
     /// words. `joins`: -join is given; `expects`: -bootstrap-expect is.
     pub(crate) fn check(&self, joins: bool, expects: bool) -> Result<(), ConfigError> {
-        let has_vote = self.value("raft-non-voter").is_none();
-        let discovers = self.value("disco-mode");
-        let dns = discovers.is_some_and(|mode| ["dns", "dns-srv"].contains(&mode));
+        let has_vote = self.has_vote();
         let contradictions = [
-            (
-                discovers.is_some() && joins,
-                "disco mode cannot be used when also explicitly joining a cluster",
-            ),
             (
                 expects && !has_vote,
                 "bootstrapping only applicable to voting nodes",
-            ),
-            (
-                dns && has_vote && !expects,
-                "bootstrap-expect value required when using dns with a voting node",
             ),
             (
                 self.value("cdc-config").is_some() && !has_vote,
@@ -94,6 +84,11 @@ impl RqlitedFlags {
             }),
             None => Ok(()),
         }
+    }
+
+    /// Whether the node votes.
+    pub(crate) fn has_vote(&self) -> bool {
+        self.value("raft-non-voter").is_none()
     }
 
     /// The value of a flag that was given with another value than its default.
@@ -211,7 +206,6 @@ const AUTO_RESTORE: Class = Class::Unbuilt("automatic restore");
 const CDC: Class = Class::Unbuilt("change data capture");
 const CERTIFICATES: Class =
     Class::Unbuilt("encryption between nodes by certificates of one's own (see -cluster-key)");
-const DISCOVERY: Class = Class::Unbuilt("discovery");
 const LEAVING: Class = Class::Unbuilt("shutting down together with a node's membership");
 const METRICS: Class = Class::Unbuilt("pushing metrics");
 const NON_VOTERS: Class = Class::Unbuilt("a node without a vote");
@@ -221,7 +215,7 @@ const PROFILES: Class =
     Class::NoEffect("there is no Go runtime to be profiled; perf and its kind need no flag");
 
 #[rustfmt::skip]
-static ROWS: [Row; 33] = [
+static ROWS: [Row; 30] = [
     row("auto-backup", "", Kind::Text, AUTO_BACKUP),
     row("auto-restore", "", Kind::Text, AUTO_RESTORE),
     row("cdc-config", "", Kind::Text, CDC),
@@ -230,9 +224,6 @@ static ROWS: [Row; 33] = [
     row("compress-snap-transport", "false", Kind::Switch, Class::NoEffect(
         "a node that lags receives only the pages that differ")),
     row("cpu-profile", "", Kind::Text, PROFILES),
-    row("disco-config", "", Kind::Text, DISCOVERY),
-    row("disco-key", "rqlite", Kind::Text, DISCOVERY),
-    row("disco-mode", "", Kind::Text, DISCOVERY),
     row("mem-profile", "", Kind::Text, PROFILES),
     row("node-ca-cert", "", Kind::Text, CERTIFICATES),
     row("node-cert", "", Kind::Text, CERTIFICATES),

@@ -32,6 +32,7 @@ mod readiness;
 mod redirect;
 mod refusal;
 mod removal;
+mod report;
 pub mod request;
 pub mod response;
 mod router;
@@ -47,5 +48,6 @@ mod variables;
 mod watched;
 
 pub use queue::QueueOptions;
+pub use report::Report;
 pub use server::{HttpOptions, serve};
 pub use tls::{Tls, TlsError, TlsOptions};

@@ -15,12 +15,11 @@ use tokio::sync::watch;
 
 use super::Raft;
 use super::admission::{leader_addr, membership, settled_voters};
-use super::caller::Credentials;
 use super::error::Error;
 use super::health::Health;
 use super::identity::{Identity, random_u64};
-use super::options::NodeOptions;
 use super::refounding::is_refounded;
+use super::search::{Found, Search};
 use super::wire::{
     self, Adopted, Adoption, Greeting, Introduction, Joined, Joining, MemberMirror, kind,
 };
@@ -43,30 +42,6 @@ pub(crate) struct Membership {
     heard: Mutex<BTreeMap<String, Heard>>,
     assigned: watch::Sender<Option<ClusterId>>,
     health: Arc<Health>,
-}
-
-/// How a node looks for its cluster.
-pub(crate) struct Search {
-    /// How long it looks before it gives up.
-    pub(crate) time_max: Duration,
-    /// Raft addresses to ask.
-    pub(crate) join: Vec<String>,
-    /// How many nodes start a cluster together; 0: none.
-    pub(crate) bootstrap_expect: u64,
-    /// On whose behalf it asks, where the others have an authority.
-    pub(crate) caller: Option<Credentials>,
-}
-
-impl Search {
-    /// What the options say about it.
-    pub(crate) fn of(options: &NodeOptions) -> Self {
-        Self {
-            time_max: options.settle_time_max,
-            join: options.join.clone(),
-            bootstrap_expect: options.bootstrap_expect,
-            caller: options.join_as.clone(),
-        }
-    }
 }
 
 /// What [`Membership::settle`] found.
@@ -177,23 +152,36 @@ impl Membership {
         {
             return Ok((cluster, Settled::Wait));
         }
-        if self.search.join.is_empty() && self.search.bootstrap_expect <= 1 {
+        if self.search.is_idle() && self.search.bootstrap_expect <= 1 {
             let cluster = match cluster {
                 Some(cluster) => cluster,
                 None => self.draw()?,
             };
-            let alone = BTreeMap::from([(self.raft_id(), self.member.clone())]);
-            return Ok((cluster, Settled::Initialise(alone)));
+            return Ok((cluster, self.alone()));
         }
         tracing::info!(peers = ?self.search.join, "looking for a cluster");
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         loop {
-            let met = self.greet_all(endpoint).await;
+            let targets = match self.search.look(true).await {
+                Found::Nodes(targets) => targets,
+                Found::Silence => {
+                    begun = Instant::now();
+                    Vec::new()
+                }
+                Found::Alone => match self.found()? {
+                    Some(cluster) => {
+                        endpoint.assign(cluster)?;
+                        return Ok((cluster, self.alone()));
+                    }
+                    None => Vec::new(),
+                },
+            };
+            let met = self.greet_all(endpoint, &targets).await;
             if let Some(found) = self.look_around(endpoint, &met).await? {
                 return Ok(found);
             }
             if begun.elapsed() > self.search.time_max {
-                return Err(self.lonely());
+                return Err(self.lonely(&targets));
             }
             let mut assigned = self.assigned.subscribe();
             // Either somebody adopts us, or we look again.
@@ -201,8 +189,25 @@ impl Membership {
         }
     }
 
+    /// The cluster that this node starts, unless another one has taken it in meanwhile.
+    fn found(&self) -> Result<Option<ClusterId>, Error> {
+        let Identity {
+            cluster, founder, ..
+        } = lock(&self.identity).clone();
+        match cluster {
+            None => self.draw().map(Some),
+            Some(mine) => Ok(founder.then_some(mine)),
+        }
+    }
+
+    /// To start a cluster of this node alone.
+    fn alone(&self) -> Settled {
+        let alone = BTreeMap::from([(self.raft_id(), self.member.clone())]);
+        Settled::Initialise(alone)
+    }
+
     /// Why the node gives up looking for a cluster.
-    fn lonely(&self) -> Error {
+    fn lonely(&self, targets: &[String]) -> Error {
         let (who, flags) = if self.search.bootstrap_expect > 0 {
             ("too few nodes", "-bootstrap-expect-timeout")
         } else {
@@ -210,7 +215,7 @@ impl Membership {
         };
         Error::Configuration(format!(
             "{who} answered at {} within {:?} ({flags})",
-            self.search.join.join(", "),
+            targets.join(", "),
             self.search.time_max
         ))
     }
@@ -280,8 +285,8 @@ impl Membership {
             .collect()
     }
 
-    /// Greets every address given by `-join` but the own one.
-    async fn greet_all(&self, endpoint: &Endpoint) -> Met {
+    /// Greets every address but the own one.
+    async fn greet_all(&self, endpoint: &Endpoint, targets: &[String]) -> Met {
         let mine = self.raft_id();
         let greeting = Greeting {
             raft_id: mine,
@@ -291,9 +296,7 @@ impl Membership {
         };
         let body = Bytes::from(wire::encode(&greeting));
         let mut met = Met::default();
-        for addr in self
-            .search
-            .join
+        for addr in targets
             .iter()
             .filter(|addr| **addr != self.member.raft_addr)
         {
@@ -336,7 +339,7 @@ impl Membership {
     async fn check_targets(&self, endpoint: &Endpoint) {
         let mut pause = JOIN_INTERVAL;
         while let Some(mine) = self.cluster() {
-            let met = self.greet_all(endpoint).await;
+            let met = self.greet_all(endpoint, &self.search.join).await;
             match met.cluster() {
                 Some(theirs) if theirs != mine => {
                     if is_refounded(&self.dir, mine).unwrap_or(false) {
@@ -382,19 +385,24 @@ impl Membership {
 
     /// Asks the leader, wherever it is, to make this node a member; repeats until it is one.
     pub(crate) async fn join(self: Arc<Self>, endpoint: Endpoint) {
-        let checked = Arc::clone(&self);
-        let checking = endpoint.clone();
-        tokio::spawn(async move { checked.check_targets(&checking).await });
+        if !self.search.join.is_empty() {
+            let checked = Arc::clone(&self);
+            let checking = endpoint.clone();
+            tokio::spawn(async move { checked.check_targets(&checking).await });
+        }
         let mut next = 0;
         let mut hint: Option<String> = None;
         while !self.is_member() {
             let addr = match hint.take() {
                 Some(addr) => addr,
                 None => {
-                    let targets = self.targets();
+                    let targets = self.targets().await;
                     match targets.get(next % targets.len().max(1)) {
                         Some(addr) => addr.clone(),
-                        None => return,
+                        None => {
+                            tokio::time::sleep(JOIN_INTERVAL).await;
+                            continue;
+                        }
                     }
                 }
             };
@@ -416,8 +424,12 @@ impl Membership {
     }
 
     /// Who may know the leader: the nodes to join, and the other members, where they are now.
-    fn targets(&self) -> Vec<String> {
-        let mut targets = self.search.join.clone();
+    async fn targets(&self) -> Vec<String> {
+        let mut targets = match self.search.look(false).await {
+            Found::Nodes(targets) => targets,
+            Found::Alone | Found::Silence => Vec::new(),
+        };
+        targets.retain(|addr| *addr != self.member.raft_addr);
         let config = self.raft.get().map(membership).unwrap_or_default();
         let others = config.nodes().filter(|(id, _)| **id != self.raft_id());
         for (_, member) in others {

@@ -15,7 +15,8 @@
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
-//! | `identity`, `membership`, `admission`, `join_gate` | who this node is, and who may join |
+//! | `identity`, `search`, `membership` | who this node is, and which cluster is its own |
+//! | `admission`, `join_gate` | who may join |
 //! | `recovery`, `refounding`, `memory` | how it starts, and starts again with fewer |
 //! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
 //! | `health`, `notices` | what is wrong, what an operator is told |
@@ -72,6 +73,7 @@ mod rounds;
 mod routing;
 mod running;
 mod scratch;
+mod search;
 mod spool;
 mod stages;
 mod status;
@@ -95,6 +97,7 @@ pub use image::ImageReader;
 pub use options::NodeOptions;
 pub use refounding::{Recovery, RecoveryMember};
 pub use running::Node;
+pub use search::{Discovery, Found};
 pub use stages::Stage;
 pub(crate) use tally::counted;
 pub use tally::{Count, Counted, NodeCounter, Tally};

@@ -24,7 +24,7 @@ use super::gate::{Desk, Origin};
 use super::health::Health;
 use super::identity::{Identity, random_u64};
 use super::join_gate::JoinGate;
-use super::membership::{Membership, Search, Settled};
+use super::membership::{Membership, Settled};
 use super::memory;
 use super::network::Network;
 use super::options::NodeOptions;
@@ -36,6 +36,7 @@ use super::recovery::{Recovered, reconcile, recover};
 use super::refounding::refound;
 use super::rounds::Rounds;
 use super::running::{Inner, Node, Shell, check};
+use super::search::Search;
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
 use super::tasks;
@@ -162,7 +163,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         inner: OnceLock::new(),
         runtime: Mutex::new(None),
     });
-    let alone = options.join.is_empty();
+    let alone = Search::of(&options).is_idle();
     let assembly = Assembly {
         options,
         doorkeeper,
@@ -209,7 +210,7 @@ impl Assembly {
             tracing::info!(%cluster, members = members.len(), "starting a new cluster");
             let initialised = inner.raft.initialize(members).await;
             initialised.map_err(|error| Error::Raft(error.to_string()))?;
-        } else if !self.options.join.is_empty() || self.options.recovery.is_some() {
+        } else if !Search::of(&self.options).is_idle() || self.options.recovery.is_some() {
             tokio::spawn(Arc::clone(&self.membership).join(self.endpoint.clone()));
         }
         if shell.inner.set(inner).is_err() {

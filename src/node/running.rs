@@ -446,7 +446,7 @@ pub(crate) fn check(options: &NodeOptions) -> Result<(), Error> {
             "log entries of more than {ENTRY_BYTES_LIMIT} bytes would hold up heartbeats"
         ));
     }
-    if options.bootstrap_expect > 1 && options.join.is_empty() {
+    if options.bootstrap_expect > 1 && options.join.is_empty() && options.discovery.is_none() {
         return refuse("-bootstrap-expect needs the addresses of the nodes in -join".to_owned());
     }
     Ok(())
