@@ -100,6 +100,7 @@ impl ServeConfig {
         let result_bytes_max = flags.http.http_max_response;
         let has_tls = flags.http.http_cert.is_some();
         let http = HttpConfig::from_flags(flags.http, &flags.http_addr, flags.http_max_body)?;
+        let node_certificates = flags.node_tls.certificates(flags.cluster_key.is_some())?;
         let pace = &flags.pace;
         let (upkeep, raft_log_level) = (pace.upkeep(), pace.raft_log_level()?);
         let node = NodeOptions {
@@ -113,6 +114,7 @@ impl ServeConfig {
             bootstrap_expect: flags.bootstrap_expect,
             foreign_keys: flags.fk,
             cluster_key: flags.cluster_key,
+            node_certificates,
             insecure_cluster: flags.insecure_cluster,
             readers: if flags.db_max_ro_conns == 0 {
                 READERS_MAX
@@ -132,6 +134,8 @@ impl ServeConfig {
             spool_bytes_max: flags.spool_bytes,
             log_tail_bytes: flags.log_tail,
             log_segment_bytes: flags.log_segment,
+            scrub_rate: flags.scrub_rate,
+            scrub_interval: flags.scrub_interval,
             result_bytes_max,
             ..NodeOptions::new(data_dir.clone(), flags.raft_addr, http_adv_addr)
         };
@@ -240,7 +244,8 @@ fn check_addresses(flags: &ServeFlags) -> Result<(), ConfigError> {
         }
     }
     // Whoever can speak to the Raft port owns the data, so an open one needs to be asked for.
-    if flags.cluster_key.is_none() && !flags.insecure_cluster {
+    let has_secret = flags.cluster_key.is_some() || flags.node_tls.node_cert.is_some();
+    if !has_secret && !flags.insecure_cluster {
         let resolved: Vec<SocketAddr> = flags
             .raft_addr
             .to_socket_addrs()
@@ -252,7 +257,8 @@ fn check_addresses(flags: &ServeFlags) -> Result<(), ConfigError> {
         if !resolved.iter().all(|addr| addr.ip().is_loopback()) {
             return Err(ConfigError::Together(
                 "a Raft address that is not loopback needs -cluster-key FILE (make one with \
-                 `wallaby keygen`), or -insecure-cluster if the network is trusted",
+                 `wallaby keygen`) or -node-cert and its kind, or -insecure-cluster if the network \
+                 is trusted",
             ));
         }
     }
@@ -290,6 +296,7 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
     )?;
     within("spool-bytes", flags.spool_bytes, 64 << 10, 1 << 40)?;
     within("log-tail", flags.log_tail, 0, 1 << 40)?;
+    within("scrub-rate", flags.scrub_rate, 0, 1 << 40)?;
     within("log-segment", flags.log_segment, 1 << 20, 1 << 30)?;
     let (capacity, batch) = (flags.write_queue_capacity, flags.write_queue_batch_size);
     within("write-queue-capacity", capacity as u64, 1, 1 << 20)?;
@@ -515,6 +522,7 @@ mod tests {
         refused(&[open, "data"], "needs -cluster-key FILE");
         assert!(config(&[open, "--insecure-cluster", "data"]).is_ok());
         assert!(config(&[open, "--cluster-key=key", "data"]).is_ok());
+        assert!(config(&[open, "--node-cert=c", "--node-key=k", "data"]).is_ok());
     }
 
     #[test]

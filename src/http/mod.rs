@@ -45,7 +45,6 @@ mod tls;
 mod upkeep;
 pub mod users;
 mod variables;
-mod watched;
 
 pub use queue::QueueOptions;
 pub use report::Report;

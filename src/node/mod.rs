@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `api`, `options`, `error` | what others see |
 //! | `running`, `routing`, `open`, `tasks`, `status` | the node and its life |
-//! | `write`, `read`, `rounds` | what the leader does for clients |
+//! | `write`, `read`, `read_index`, `rounds` | what is done for clients |
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
@@ -67,12 +67,15 @@ mod parts;
 mod peers;
 mod proposer;
 mod read;
+mod read_index;
 mod recovery;
 mod refounding;
+mod repair;
 mod rounds;
 mod routing;
 mod running;
 mod scratch;
+mod scrub;
 mod search;
 mod spool;
 mod stages;
@@ -85,8 +88,8 @@ mod wire;
 mod write;
 
 pub use api::{
-    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served,
-    WriteBrief, WriteRequest,
+    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal,
+    RepairStatus, Served, WriteBrief, WriteRequest,
 };
 pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
@@ -108,7 +111,7 @@ pub use crate::sqlite::{
     Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
     Syntax, Value,
 };
-pub use crate::transport::ClusterKey;
+pub use crate::transport::{CertificateOptions, ClusterKey, NamedClient, Watched, pem};
 
 /// Raft with our types.
 pub(crate) type Raft = openraft::Raft<crate::raft::TypeConfig, apply::StateMachine>;

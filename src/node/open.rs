@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use openraft::{Config, SnapshotPolicy};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Raft;
 use super::admission::Admission;
@@ -32,10 +32,13 @@ use super::outlets::{Outlets, Watches};
 use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
 use super::proposer::Proposer;
+use super::read_index::Questions;
 use super::recovery::{Recovered, reconcile, recover};
 use super::refounding::refound;
-use super::rounds::Rounds;
+use super::repair::{self, Repairs};
+use super::rounds::Confirmations;
 use super::running::{Inner, Node, Shell, check};
+use super::scrub;
 use super::search::Search;
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
@@ -246,8 +249,16 @@ impl Assembly {
             self.options.entry_bytes_max,
         );
         let log = from.log.clone();
+        let was_closed = from.was_closed;
+        let repairs = Repairs::new(
+            self.endpoint.clone(),
+            self.raft_id,
+            Arc::clone(&self.raft),
+            Arc::clone(&frontier),
+            log.clone(),
+        );
         reconcile(log.clone(), from.fence.last_applied).await?;
-        let (owner, watches) = self.start_owner(desk, from).await?;
+        let (owner, watches) = self.start_owner(desk, from, Arc::clone(&repairs)).await?;
         let machine = StateMachine {
             owner: Arc::clone(&owner),
             flights: Arc::clone(&flights),
@@ -263,7 +274,11 @@ impl Assembly {
         let raft = self.start_raft(&owner, log.clone(), machine).await?;
         proposer.connect(raft.clone());
         let (writes, queue) = WriteQueue::new();
-        let rounds = Rounds::start(Arc::clone(&self.raft), self.options.election_max() * 2);
+        let confirmations = Confirmations::of(
+            Arc::clone(&self.raft),
+            self.options.election_max() * 2,
+            Arc::clone(&self.tally),
+        );
         let inner = Arc::new(Inner {
             options: self.options.clone(),
             doorkeeper: Arc::clone(&self.doorkeeper),
@@ -278,12 +293,15 @@ impl Assembly {
             stages,
             tally: Arc::clone(&self.tally),
             writes,
-            rounds,
+            confirmations,
+            questions: Questions::of(Arc::clone(&self.handler_node)),
+            led: watch::Sender::default(),
             watches,
             footprints: Footprints::default(),
             facts: OnceLock::new(),
             admission: Arc::clone(&self.admission),
             contact: Contact::default(),
+            repairs,
             handed_over_term: AtomicU64::new(0),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             loads: Arc::new(Semaphore::new(1)),
@@ -293,6 +311,8 @@ impl Assembly {
         tokio::spawn(run_groups(Arc::clone(&inner), queue));
         tokio::spawn(Arc::clone(&self.admission).finish_changes());
         tasks::start(&inner, origin);
+        tokio::spawn(repair::run(Arc::clone(&inner)));
+        tokio::spawn(scrub::run(Arc::clone(&inner), was_closed));
         Ok(inner)
     }
 
@@ -300,6 +320,7 @@ impl Assembly {
         &self,
         desk: Arc<Desk>,
         from: Recovered,
+        repairs: Arc<Repairs>,
     ) -> Result<(Arc<Owner>, Watches), Error> {
         let options = &self.options;
         let recorded = from.recorded.map(|applied| Recorded {
@@ -341,9 +362,12 @@ impl Assembly {
             checkpoint_entries: options.checkpoint_entries,
             checkpoint_interval: options.checkpoint_interval,
             outlets,
+            repairs,
+            open_wait: options.open_wait,
         };
-        let (lock, hashes) = (from.lock, from.hashes);
-        let owner = tokio::task::spawn_blocking(move || Owner::start(context, lock, hashes))
+        let (lock, hashes, damaged) = (from.lock, from.hashes, from.damaged);
+        let owner = move || Owner::start(context, lock, hashes, damaged);
+        let owner = tokio::task::spawn_blocking(owner)
             .await
             .map_err(|error| Error::Raft(error.to_string()))??;
         Ok((owner, watches))
@@ -433,13 +457,25 @@ fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
 }
 
 fn bind(options: &NodeOptions, identity: &Identity) -> Result<Endpoint, Error> {
-    let security = match &options.cluster_key {
-        Some(file) => Security::Key(ClusterKey::read(file)?),
-        None if options.insecure_cluster => Security::Insecure,
-        None => Security::Loopback,
+    let security = match (&options.cluster_key, &options.node_certificates) {
+        (Some(file), _) => Security::Key(ClusterKey::read(file)?),
+        (None, Some(certificates)) => Security::Certificates(certificates.clone()),
+        (None, None) if options.insecure_cluster => Security::Insecure,
+        (None, None) => Security::Loopback,
     };
+    let bind = resolve(&options.raft_addr)?;
+    if let Security::Certificates(certificates) = &security
+        && !certificates.verify_client
+        && !bind.ip().is_loopback()
+    {
+        tracing::warn!(
+            raft_addr = options.raft_addr,
+            "without -node-verify-client anyone who can reach this address can act as a node of \
+             the cluster, and read and change the database"
+        );
+    }
     Ok(Endpoint::bind(&EndpointOptions {
-        bind: resolve(&options.raft_addr)?,
+        bind,
         security,
         node: identity.raft_id,
         cluster: identity.cluster,

@@ -42,6 +42,7 @@ const OWNERS: [(&str, &[&str]); 19] = [
     // Two kinds of TLS: between nodes under QUIC, and with clients under HTTP.
     ("rustls", &["transport", "http"]),
     ("tokio_rustls", &["http"]),
+    ("rustls_native_certs", &["transport"]),
     ("rustls_pki_types", &["transport"]),
     ("rcgen", &["transport"]),
     ("ring", &["transport", "http"]),
