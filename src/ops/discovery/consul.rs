@@ -9,6 +9,7 @@
 //! | `token`, `token_file` | none | the file is read anew for each request |
 //! | `tls_config` | none | `ca_file`, `cert_file`, `key_file`, `insecure_skip_verify` |
 
+use std::fmt;
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -50,7 +51,6 @@ impl Default for Config {
 }
 
 /// A client of Consul.
-#[derive(Debug)]
 pub(super) struct Consul {
     web: Web,
     /// Up to and with the key.
@@ -60,6 +60,15 @@ pub(super) struct Consul {
     login: Option<String>,
     token: Option<String>,
     token_file: Option<PathBuf>,
+}
+
+/// Without the secrets.
+impl fmt::Debug for Consul {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consul")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One key as Consul shows it.

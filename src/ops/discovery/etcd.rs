@@ -52,6 +52,7 @@ pub(super) struct Etcd {
     token: Mutex<Option<String>>,
 }
 
+/// Without the secrets.
 impl std::fmt::Debug for Etcd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Etcd")

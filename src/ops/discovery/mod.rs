@@ -16,6 +16,7 @@ mod registry;
 mod report;
 mod web;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use registry::{Registry, Store};
 pub use report::Reporter;
 
 /// How a node finds the others, as its operator has configured it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DiscoveryOptions {
     /// `consul-kv`, `dns`, `dns-srv` or `etcd-kv`.
     pub mode: String,
@@ -47,6 +48,16 @@ pub struct DiscoveryOptions {
     pub data_dir: PathBuf,
     /// Whether this node may start a cluster: it has a vote.
     pub may_found: bool,
+}
+
+/// Without the configuration, which may hold secrets.
+impl fmt::Debug for DiscoveryOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiscoveryOptions")
+            .field("mode", &self.mode)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One of the ways. Clones share what was seen last.
