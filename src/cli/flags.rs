@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::TypedValueParser as _;
 use wallaby::http::duration;
 
+use crate::cli::discovery_flags::DiscoveryFlags;
 use crate::cli::http_flags::HttpFlags;
 use crate::cli::member_flags::MemberFlags;
 use crate::cli::node_flags::NodeFlags;
@@ -88,6 +89,9 @@ pub(crate) struct ServeFlags {
     /// Start a cluster once this many of the nodes in -join have found each other; 0: do not wait.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) bootstrap_expect: u64,
+    /// How nodes find each other without -join.
+    #[command(flatten)]
+    pub(crate) discovery: DiscoveryFlags,
     /// SQLite extensions to load: files, directories, .zip and .tar.gz archives; the same on every
     /// node.
     #[arg(long, value_name = "LIST", value_delimiter = ',',

@@ -29,7 +29,7 @@ use super::{date, duration, json, queued, refusal};
 pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
     let status = server.node.status();
     let facts = server.node.sqlite_facts().await;
-    let whole = json!({
+    let mut whole = json!({
         "build": { "version": env!("CARGO_PKG_VERSION"), "compiler_toolchain": "rustc" },
         "cluster": {
             "addr": status.raft_addr,
@@ -50,6 +50,9 @@ pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response
         "store": store(server.node.options(), &status, &facts),
         "wallaby": wallaby(&status),
     });
+    for report in &server.options.reports {
+        whole[report.key] = (report.value)();
+    }
     let selected = match parameters.text("key") {
         Some(key) => select(&whole, key),
         None => Some(&whole),

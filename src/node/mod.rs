@@ -15,8 +15,9 @@
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
-//! | `identity`, `membership`, `attendance` | who this node is, and whether it is a member |
-//! | `admission`, `join_gate`, `places` | who may join, who has moved |
+//! | `identity`, `search`, `membership` | who this node is, and which cluster is its own |
+//! | `attendance`, `places` | whether it is a member, and where others are |
+//! | `admission`, `join_gate` | who may join |
 //! | `recovery`, `refounding`, `memory` | how it starts, and starts again with fewer |
 //! | `errand`, `handover`, `dismissal`, `reaping` | changing the cluster |
 //! | `contact` | hearing from its leader |
@@ -80,6 +81,7 @@ mod routing;
 mod running;
 mod scratch;
 mod scrub;
+mod search;
 mod spool;
 mod stages;
 mod status;
@@ -103,6 +105,7 @@ pub use image::ImageReader;
 pub use options::NodeOptions;
 pub use refounding::{Recovery, RecoveryMember};
 pub use running::Node;
+pub use search::{Discovery, Found};
 pub use stages::Stage;
 pub(crate) use tally::counted;
 pub use tally::{Count, Counted, NodeCounter, Tally};

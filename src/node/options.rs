@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::caller::{Authority, Credentials};
 use super::refounding::Recovery;
+use super::search::Discovery;
 use crate::raft::log::LogOptions;
 use crate::sqlite::{Extensions, Limits};
 use crate::transport::CertificateOptions;
@@ -25,6 +26,8 @@ pub struct NodeOptions {
     pub http_adv_addr: String,
     /// Raft addresses of nodes to join or, with `bootstrap_expect`, to start a cluster with.
     pub join: Vec<String>,
+    /// Who knows of further nodes, and may let this one start a cluster alone.
+    pub discovery: Option<Arc<dyn Discovery>>,
     /// How many nodes start a new cluster together; 0: none.
     pub bootstrap_expect: u64,
     /// The nodes that are to go on as a cluster of their own, named by an operator.
@@ -109,6 +112,7 @@ impl NodeOptions {
             raft_adv_addr: None,
             http_adv_addr,
             join: Vec::new(),
+            discovery: None,
             bootstrap_expect: 0,
             recovery: None,
             foreign_keys: false,

@@ -490,7 +490,7 @@ pub(crate) fn check(options: &NodeOptions) -> Result<(), Error> {
     if options.bootstrap_expect > 0 && options.replica {
         return refuse("bootstrapping only applicable to voting nodes".to_owned());
     }
-    if options.bootstrap_expect > 1 && options.join.is_empty() {
+    if options.bootstrap_expect > 1 && options.join.is_empty() && options.discovery.is_none() {
         return refuse("-bootstrap-expect needs the addresses of the nodes in -join".to_owned());
     }
     Ok(())
