@@ -8,6 +8,7 @@
 //! | `voter`, `reachable`, `leader` | always | |
 //! | `time`, `time_s` | it answered | how long that took, in seconds and as Go prints it |
 //! | `error` | it did not answer | why |
+//! | `catch_up` | it receives the database | `percent`, and `bytes_per_second` of pages |
 //!
 //! An object by id; with `ver=2` `{"nodes":[...]}`, sorted by id. Without `nonvoters` only voters.
 
@@ -101,6 +102,13 @@ fn node(out: &mut Vec<u8>, member: &MemberStatus, scheme: &str) {
     if let Some(error) = member.error.as_deref().filter(|error| !error.is_empty()) {
         out.extend_from_slice(b",\"error\":");
         json::string(out, error);
+    }
+    if let Some(catch_up) = member.catch_up {
+        out.extend_from_slice(b",\"catch_up\":{\"percent\":");
+        json::unsigned(out, catch_up.percent.into());
+        out.extend_from_slice(b",\"bytes_per_second\":");
+        json::unsigned(out, catch_up.bytes_per_second);
+        out.push(b'}');
     }
     out.push(b'}');
 }

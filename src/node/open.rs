@@ -23,6 +23,8 @@ use super::frontier::Frontier;
 use super::gate::{Desk, Origin};
 use super::health::Health;
 use super::identity::{Identity, random_u64};
+use super::image_receiver::ImageReceiver;
+use super::image_sender::ImageSender;
 use super::join_gate::JoinGate;
 use super::membership::{Membership, Search, Settled};
 use super::memory;
@@ -60,6 +62,7 @@ struct Assembly {
     endpoint: Endpoint,
     raft: Arc<OnceLock<Raft>>,
     handler_node: Arc<OnceLock<Weak<Inner>>>,
+    images: Arc<ImageReceiver>,
     admission: Arc<Admission>,
     raft_id: u64,
 }
@@ -144,13 +147,17 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let handler_node = Arc::new(OnceLock::new());
     let admission = Admission::new(&raft, &endpoint, raft_id, &tally);
     let doorkeeper = Arc::new(Doorkeeper::new(options.authority.clone()));
+    let images = Arc::new(ImageReceiver::new(
+        options.data_dir.clone(),
+        Arc::clone(&tally),
+    ));
     endpoint.serve(Arc::new(Shared(Arc::new(Peers {
         gate: JoinGate::new(Arc::clone(&doorkeeper)),
         membership: Arc::clone(&membership),
         admission: Arc::clone(&admission),
         raft: Arc::clone(&raft),
         tally: Arc::clone(&tally),
-        dir: options.data_dir.clone(),
+        images: Arc::clone(&images),
         node: Arc::clone(&handler_node),
     }))));
     let shell = Arc::new(Shell {
@@ -173,6 +180,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         endpoint,
         raft,
         handler_node,
+        images,
         admission,
         raft_id,
     };
@@ -245,6 +253,7 @@ impl Assembly {
             Arc::clone(&stages),
             self.options.entry_bytes_max,
         );
+        let freezes = Arc::clone(&desk.freezes);
         let log = from.log.clone();
         let was_closed = from.was_closed;
         let repairs = Repairs::new(
@@ -299,6 +308,8 @@ impl Assembly {
             admission: Arc::clone(&self.admission),
             contact: Contact::default(),
             repairs,
+            freezes,
+            images: Arc::clone(&self.images),
             handed_over_term: AtomicU64::new(0),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             loads: Arc::new(Semaphore::new(1)),
@@ -357,6 +368,8 @@ impl Assembly {
             tally: Arc::clone(&self.tally),
             checkpoint_wal_bytes: options.checkpoint_wal_bytes,
             checkpoint_entries: options.checkpoint_entries,
+            dir: options.data_dir.clone(),
+            snapshot_wal_bytes_max: options.snapshot_wal_bytes_max,
             checkpoint_interval: options.checkpoint_interval,
             outlets,
             repairs,
@@ -378,7 +391,11 @@ impl Assembly {
     ) -> Result<Raft, Error> {
         let network = Network {
             endpoint: self.endpoint.clone(),
-            owner: Arc::clone(owner),
+            images: ImageSender {
+                owner: Arc::clone(owner),
+                transfers: Arc::clone(&self.images.transfers),
+                tally: Arc::clone(&self.tally),
+            },
             stall: self.options.election_max() * 2,
         };
         let config = Arc::new(raft_config(&self.options)?);

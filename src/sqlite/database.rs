@@ -294,9 +294,8 @@ impl Database {
     /// `Vfs`; `InTransaction`.
     pub fn image(&self) -> Result<Image, Error> {
         self.expect_rest()?;
-        self.shim.with_owner(|owner| {
-            Image::freeze(self.shim.main, source_of(owner), &owner.hashes)
-        })
+        self.shim
+            .with_owner(|owner| Image::freeze(self.shim.main, source_of(owner), &owner.hashes))
     }
 
     fn with_source<T>(&self, f: impl FnOnce(&Source) -> T) -> T {

@@ -85,8 +85,8 @@ impl PageHashes {
     }
 
     /// The hashes of all pages, in order.
-    pub(super) fn all(&self) -> &[PageHash] {
-        &self.hashes
+    pub(super) fn all(&self) -> impl Iterator<Item = PageHash> + '_ {
+        self.hashes.iter_from(0)
     }
 
     /// The database hash there would be with this page count and these pages replaced.
