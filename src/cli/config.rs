@@ -135,6 +135,8 @@ impl ServeConfig {
             transaction_bytes_max: flags.max_transaction_bytes,
             spool_bytes_max: flags.spool_bytes,
             log_tail_bytes: flags.log_tail,
+            log_catch_up_bytes: flags.log_catch_up,
+            snapshot_wal_bytes_max: flags.snapshot_wal_max,
             log_segment_bytes: flags.log_segment,
             scrub_rate: flags.scrub_rate,
             scrub_interval: flags.scrub_interval,
@@ -299,6 +301,8 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
     )?;
     within("spool-bytes", flags.spool_bytes, 64 << 10, 1 << 40)?;
     within("log-tail", flags.log_tail, 0, 1 << 40)?;
+    within("log-catch-up", flags.log_catch_up, 0, 1 << 40)?;
+    within("snapshot-wal-max", flags.snapshot_wal_max, 1 << 20, 1 << 40)?;
     within("scrub-rate", flags.scrub_rate, 0, 1 << 40)?;
     within("log-segment", flags.log_segment, 1 << 20, 1 << 30)?;
     let (capacity, batch) = (flags.write_queue_capacity, flags.write_queue_batch_size);

@@ -102,6 +102,7 @@ impl Membership {
             bootstrap_expect: self.search.bootstrap_expect,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             refused,
+            catch_up: None,
         }
     }
 

@@ -12,7 +12,8 @@
 //! | `write`, `read`, `read_index`, `rounds` | what is done for clients |
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
-//! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
+//! | `image`, `manifest`, `spool` | a whole database, frozen, and on its way in |
+//! | `image_sender`, `image_receiver`, `snapshot_frame`, `transfers` | catch-up by difference |
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `search`, `membership` | who this node is, and which cluster is its own |
@@ -55,6 +56,8 @@ mod handover;
 mod health;
 mod identity;
 mod image;
+mod image_receiver;
+mod image_sender;
 mod join_gate;
 mod load;
 mod manifest;
@@ -82,19 +85,21 @@ mod running;
 mod scratch;
 mod scrub;
 mod search;
+mod snapshot_frame;
 mod spool;
 mod stages;
 mod status;
 mod tally;
 mod tasks;
+mod transfers;
 mod upkeep;
 mod upload;
 mod wire;
 mod write;
 
 pub use api::{
-    AdministrationError, Freshness, Level, MemberRole, MemberStatus, NodeStatus, ReadRequest,
-    Refusal, RepairStatus, Served, WriteBrief, WriteRequest,
+    AdministrationError, CatchUp, Freshness, Level, MemberRole, MemberStatus, NodeStatus,
+    ReadRequest, Refusal, RepairStatus, Served, WriteBrief, WriteRequest,
 };
 pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
@@ -109,6 +114,7 @@ pub use search::{Discovery, Found};
 pub use stages::Stage;
 pub(crate) use tally::counted;
 pub use tally::{Count, Counted, NodeCounter, Tally};
+pub use transfers::TransferStatus;
 pub use upkeep::Checkpointed;
 pub use upload::{Content, Upload};
 
