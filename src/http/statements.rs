@@ -182,7 +182,7 @@ fn is_queued(shape: Shape, parameters: &Parameters) -> bool {
 fn level(server: &Server, parameters: &Parameters) -> Level {
     match parameters.level() {
         LevelAsked::Fixed(level) => level,
-        LevelAsked::Auto if server.node.votes() => Level::Weak,
+        LevelAsked::Auto if !server.node.is_replica() => Level::Weak,
         LevelAsked::Auto => Level::None,
     }
 }

@@ -9,6 +9,7 @@ use openraft::impls::ProgressResponder;
 
 use super::gate::Origin;
 use super::notices;
+use super::reaping::reap;
 use super::running::Inner;
 use crate::raft::{LeaderId, Payload};
 use crate::sqlite::{AutoVacuum, genesis_page};
@@ -25,6 +26,7 @@ pub(crate) fn start(inner: &Arc<Inner>, origin: Origin) {
     tokio::spawn(watch_raft(Arc::clone(inner)));
     tokio::spawn(notices::leaders(Arc::clone(inner)));
     tokio::spawn(notices::silence(Arc::clone(inner)));
+    tokio::spawn(reap(Arc::clone(inner)));
     tokio::spawn(leave_when_failed(Arc::clone(inner)));
     tokio::spawn(keep_connections(Arc::clone(inner)));
 }
