@@ -376,7 +376,8 @@ impl Membership {
     }
 
     /// Asks the leader, wherever it is, to make this node a member; repeats until it is one.
-    pub(crate) async fn join(self: Arc<Self>, endpoint: Endpoint) {
+    /// `false`: given up, because the node has stopped serving.
+    pub(crate) async fn join(self: Arc<Self>, endpoint: Endpoint) -> bool {
         let checked = Arc::clone(&self);
         let checking = endpoint.clone();
         tokio::spawn(async move { checked.check_targets(&checking).await });
@@ -387,14 +388,21 @@ impl Membership {
                 Some(addr) => addr,
                 None => match self.search.join.get(next % self.search.join.len().max(1)) {
                     Some(addr) => addr.clone(),
-                    None => return,
+                    None => return false,
                 },
             };
             next += 1;
+            if next.is_multiple_of(ATTEMPTS_BEFORE_WARNING) {
+                tracing::warn!(
+                    attempts = next,
+                    "no leader has taken this node in yet; a majority of the cluster's voters \
+                     must be running, and know each other"
+                );
+            }
             match self.ask_to_join(&endpoint, &addr).await {
                 Ok(Joined::Welcome) => {
                     tracing::info!(leader = addr, "joined the cluster");
-                    return;
+                    return true;
                 }
                 Ok(Joined::Unauthorized(why)) => self.note_refusal(&addr, Some(&why)),
                 Ok(Joined::NotLeader(leader)) => hint = leader.filter(|leader| *leader != addr),
@@ -405,6 +413,7 @@ impl Membership {
                 tokio::time::sleep(JOIN_INTERVAL).await;
             }
         }
+        self.health.failure().is_none()
     }
 
     async fn ask_to_join(&self, endpoint: &Endpoint, addr: &str) -> Result<Joined, String> {
@@ -489,6 +498,7 @@ const HEARD_FOR: Duration = Duration::from_secs(10);
 const GREETING_INTERVAL: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(1);
 const JOIN_INTERVAL: Duration = Duration::from_secs(1);
+const ATTEMPTS_BEFORE_WARNING: usize = 10;
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// The leader answers a join only when the newcomer has caught up, or after this minus a margin.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);

@@ -66,6 +66,7 @@ mod parts;
 mod peers;
 mod proposer;
 mod read;
+mod rebuild;
 mod recovery;
 mod repair;
 mod rounds;

@@ -32,16 +32,17 @@ use super::outlets::{Outlets, Watches};
 use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
 use super::proposer::Proposer;
+use super::rebuild;
 use super::recovery::{Recovered, reconcile, recover};
-use super::repair::{self, Repairs};
+use super::repair::Repairs;
 use super::rounds::Rounds;
 use super::running::{Inner, Node, Shell, check};
-use super::scrub;
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
 use super::tasks;
 use super::write::{WriteQueue, run_groups};
 use crate::raft::Member;
+use crate::raft::log::Log;
 use crate::sqlite::{
     DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version,
     keep_temporary_files_in, limit_heap,
@@ -75,6 +76,18 @@ impl Node {
         assert_version()?;
         create_dir(&options)?;
         keep_temporary_files_in(&options.data_dir);
+        let mut options = options;
+        rebuild::resume(&mut options)?;
+        match Self::open_once(options.clone()).await {
+            Err(damage) if rebuild::is_damage(&damage) => {
+                rebuild::begin(&mut options, &damage)?;
+                Self::open_once(options).await
+            }
+            opened => opened,
+        }
+    }
+
+    async fn open_once(options: NodeOptions) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(RAFT_THREADS)
             .thread_name("raft")
@@ -91,8 +104,10 @@ impl Node {
                 Ok(Self { shell })
             }
             Err(error) => {
-                // Dropping it here would wait for its threads on one of ours.
-                runtime.shutdown_background();
+                // Dropping it here would wait for its threads on one of ours. The next attempt
+                // needs its port.
+                let ended = tokio::task::spawn_blocking(|| runtime.shutdown_timeout(TASKS_END));
+                drop(ended.await);
                 Err(error)
             }
         }
@@ -176,7 +191,10 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         raft_id,
     };
     if alone || assigned.is_some() {
-        assembly.run(&shell, assigned).await?;
+        if let Err(error) = assembly.run(&shell, assigned).await {
+            shell.endpoint.close().await;
+            return Err(error);
+        }
     } else {
         let shell = Arc::clone(&shell);
         tokio::spawn(async move {
@@ -210,7 +228,13 @@ impl Assembly {
             let initialised = inner.raft.initialize(members).await;
             initialised.map_err(|error| Error::Raft(error.to_string()))?;
         } else if !self.options.join.is_empty() {
-            tokio::spawn(Arc::clone(&self.membership).join(self.endpoint.clone()));
+            let joining = Arc::clone(&self.membership).join(self.endpoint.clone());
+            let dir = self.options.data_dir.clone();
+            tokio::spawn(async move {
+                if joining.await {
+                    rebuild::finish(&dir);
+                }
+            });
         }
         if shell.inner.set(inner).is_err() {
             unreachable!("a node is assembled once");
@@ -246,13 +270,7 @@ impl Assembly {
         );
         let log = from.log.clone();
         let was_closed = from.was_closed;
-        let repairs = Repairs::new(
-            self.endpoint.clone(),
-            self.raft_id,
-            Arc::clone(&self.raft),
-            Arc::clone(&frontier),
-            log.clone(),
-        );
+        let repairs = self.repairs(&frontier, &log);
         reconcile(log.clone(), from.fence.last_applied).await?;
         let (owner, watches) = self.start_owner(desk, from, Arc::clone(&repairs)).await?;
         let machine = StateMachine {
@@ -264,6 +282,7 @@ impl Assembly {
             origin,
             recorded: watches.recorded.clone(),
             dir: self.options.data_dir.clone(),
+            repairs: Arc::clone(&repairs),
             spool_bytes_max: self.options.spool_bytes_max,
             parts: None,
         };
@@ -300,10 +319,18 @@ impl Assembly {
         drop(self.handler_node.set(Arc::downgrade(&inner)));
         tokio::spawn(run_groups(Arc::clone(&inner), queue));
         tokio::spawn(Arc::clone(&self.admission).finish_changes());
-        tasks::start(&inner, origin);
-        tokio::spawn(repair::run(Arc::clone(&inner)));
-        tokio::spawn(scrub::run(Arc::clone(&inner), was_closed));
+        tasks::start(&inner, origin, was_closed);
         Ok(inner)
+    }
+
+    fn repairs(&self, frontier: &Arc<Frontier>, log: &Log) -> Arc<Repairs> {
+        Repairs::new(
+            self.endpoint.clone(),
+            self.raft_id,
+            Arc::clone(&self.raft),
+            Arc::clone(frontier),
+            log.clone(),
+        )
     }
 
     async fn start_owner(
@@ -366,7 +393,7 @@ impl Assembly {
     async fn start_raft(
         &self,
         owner: &Arc<Owner>,
-        log: crate::raft::log::Log,
+        log: Log,
         machine: StateMachine,
     ) -> Result<Raft, Error> {
         let network = Network {
