@@ -96,6 +96,7 @@ impl ServeConfig {
         let (join, join_http) = join_targets(&flags)?;
         let result_bytes_max = flags.http.http_max_response;
         let http = HttpConfig::from_flags(flags.http, &flags.http_addr, flags.http_max_body)?;
+        let node_certificates = flags.node_tls.certificates(flags.cluster_key.is_some())?;
         let pace = &flags.pace;
         let (upkeep, raft_log_level) = (pace.upkeep(), pace.raft_log_level()?);
         let node = NodeOptions {
@@ -109,6 +110,7 @@ impl ServeConfig {
             bootstrap_expect: flags.bootstrap_expect,
             foreign_keys: flags.fk,
             cluster_key: flags.cluster_key,
+            node_certificates,
             insecure_cluster: flags.insecure_cluster,
             readers: if flags.db_max_ro_conns == 0 {
                 READERS_MAX
@@ -230,7 +232,8 @@ fn check_addresses(flags: &ServeFlags) -> Result<(), ConfigError> {
         }
     }
     // Whoever can speak to the Raft port owns the data, so an open one needs to be asked for.
-    if flags.cluster_key.is_none() && !flags.insecure_cluster {
+    let has_secret = flags.cluster_key.is_some() || flags.node_tls.node_cert.is_some();
+    if !has_secret && !flags.insecure_cluster {
         let resolved: Vec<SocketAddr> = flags
             .raft_addr
             .to_socket_addrs()
@@ -242,7 +245,8 @@ fn check_addresses(flags: &ServeFlags) -> Result<(), ConfigError> {
         if !resolved.iter().all(|addr| addr.ip().is_loopback()) {
             return Err(ConfigError::Together(
                 "a Raft address that is not loopback needs -cluster-key FILE (make one with \
-                 `wallaby keygen`), or -insecure-cluster if the network is trusted",
+                 `wallaby keygen`) or -node-cert and its kind, or -insecure-cluster if the network \
+                 is trusted",
             ));
         }
     }
@@ -505,6 +509,7 @@ mod tests {
         refused(&[open, "data"], "needs -cluster-key FILE");
         assert!(config(&[open, "--insecure-cluster", "data"]).is_ok());
         assert!(config(&[open, "--cluster-key=key", "data"]).is_ok());
+        assert!(config(&[open, "--node-cert=c", "--node-key=k", "data"]).is_ok());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use clap::builder::TypedValueParser as _;
 use wallaby::http::duration;
 
 use crate::cli::http_flags::HttpFlags;
+use crate::cli::node_flags::NodeFlags;
 use crate::cli::pace::PaceFlags;
 use crate::cli::rqlited::RqlitedFlags;
 
@@ -101,6 +102,9 @@ pub(crate) struct ServeFlags {
     /// File with the cluster's secret, made by `wallaby keygen`; the same on every node.
     #[arg(long, value_name = "FILE")]
     pub(crate) cluster_key: Option<PathBuf>,
+    /// Certificates in place of the cluster key.
+    #[command(flatten)]
+    pub(crate) node_tls: NodeFlags,
     /// Accept nodes without a cluster key on an address that is not loopback.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
         default_missing_value = "true", value_parser = switch, value_name = "BOOL")]

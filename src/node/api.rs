@@ -11,7 +11,8 @@ use crate::sqlite::{Reply, Request};
 /// The guarantee a read asks for.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Level {
-    /// Answered by the node that received it only if a ReadIndex round confirmed the leader.
+    /// Answered by the node that received it, once it has applied what the leader had committed when
+    /// a quorum confirmed it (ReadIndex).
     Linearizable,
     /// Answered from the local database, whatever its age.
     None,
@@ -56,6 +57,9 @@ pub struct ReadRequest {
     pub timeout: Duration,
     /// How long it may take to find a leader that is confirmed, if less than that.
     pub confirm_timeout: Option<Duration>,
+    /// The log index that the data must have reached at least, as from the answer to an earlier
+    /// write; 0: any. Waited for on the node that serves the read; a write has no use for it.
+    pub index_min: u64,
     /// On whose behalf; asked again by the authority of the node that executes it.
     pub caller: Option<Credentials>,
     /// How old the data may be; only for [`Level::None`], and not on the leader.
@@ -80,6 +84,7 @@ impl ReadRequest {
             level,
             timeout,
             confirm_timeout: None,
+            index_min: 0,
             caller: None,
             freshness: None,
         }

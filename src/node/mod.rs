@@ -9,14 +9,14 @@
 //! |---|---|
 //! | `api`, `options`, `error` | what others see |
 //! | `running`, `routing`, `open`, `tasks`, `status` | the node and its life |
-//! | `write`, `read`, `rounds` | what the leader does for clients |
+//! | `write`, `read`, `read_index`, `rounds` | what is done for clients |
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `admission`, `join_gate` | who this node is, and who may join |
-//! | `recovery`, `memory` | how it starts |
+//! | `recovery`, `refounding`, `memory` | how it starts, and starts again with fewer |
 //! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
 //! | `health`, `notices` | what is wrong, what an operator is told |
 //! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
@@ -66,8 +66,10 @@ mod parts;
 mod peers;
 mod proposer;
 mod read;
+mod read_index;
 mod rebuild;
 mod recovery;
+mod refounding;
 mod repair;
 mod rounds;
 mod routing;
@@ -95,6 +97,7 @@ pub use facts::SqliteFacts;
 pub use footprint::Footprint;
 pub use image::ImageReader;
 pub use options::NodeOptions;
+pub use refounding::{Recovery, RecoveryMember};
 pub use running::Node;
 pub use stages::Stage;
 pub(crate) use tally::counted;
@@ -106,7 +109,7 @@ pub use crate::sqlite::{
     Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
     Syntax, Value,
 };
-pub use crate::transport::ClusterKey;
+pub use crate::transport::{CertificateOptions, ClusterKey, NamedClient, Watched, pem};
 
 /// Raft with our types.
 pub(crate) type Raft = openraft::Raft<crate::raft::TypeConfig, apply::StateMachine>;

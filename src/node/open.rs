@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use openraft::{Config, SnapshotPolicy};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Raft;
 use super::admission::Admission;
@@ -32,10 +32,12 @@ use super::outlets::{Outlets, Watches};
 use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
 use super::proposer::Proposer;
+use super::read_index::Questions;
 use super::rebuild;
 use super::recovery::{Recovered, reconcile, recover};
+use super::refounding::refound;
 use super::repair::Repairs;
-use super::rounds::Rounds;
+use super::rounds::Confirmations;
 use super::running::{Inner, Node, Shell, check};
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
@@ -79,7 +81,8 @@ impl Node {
         let mut options = options;
         rebuild::resume(&mut options)?;
         match Self::open_once(options.clone()).await {
-            Err(damage) if rebuild::is_damage(&damage) => {
+            // An operator who founds the cluster anew counts on what this node has.
+            Err(damage) if rebuild::is_damage(&damage) && options.recovery.is_none() => {
                 rebuild::begin(&mut options, &damage)?;
                 Self::open_once(options).await
             }
@@ -137,6 +140,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let name = options.name.as_deref();
     let identity =
         Identity::load_or_create(&options.data_dir, name, options.advertised_raft_addr())?;
+    let identity = refound(&options, identity).await?;
     let member = Member {
         name: identity.name.clone(),
         raft_addr: options.advertised_raft_addr().to_owned(),
@@ -227,7 +231,7 @@ impl Assembly {
             tracing::info!(%cluster, members = members.len(), "starting a new cluster");
             let initialised = inner.raft.initialize(members).await;
             initialised.map_err(|error| Error::Raft(error.to_string()))?;
-        } else if !self.options.join.is_empty() {
+        } else if !self.options.join.is_empty() || self.options.recovery.is_some() {
             let joining = Arc::clone(&self.membership).join(self.endpoint.clone());
             let dir = self.options.data_dir.clone();
             tokio::spawn(async move {
@@ -289,7 +293,11 @@ impl Assembly {
         let raft = self.start_raft(&owner, log.clone(), machine).await?;
         proposer.connect(raft.clone());
         let (writes, queue) = WriteQueue::new();
-        let rounds = Rounds::start(Arc::clone(&self.raft), self.options.election_max() * 2);
+        let confirmations = Confirmations::of(
+            Arc::clone(&self.raft),
+            self.options.election_max() * 2,
+            Arc::clone(&self.tally),
+        );
         let inner = Arc::new(Inner {
             options: self.options.clone(),
             doorkeeper: Arc::clone(&self.doorkeeper),
@@ -304,7 +312,9 @@ impl Assembly {
             stages,
             tally: Arc::clone(&self.tally),
             writes,
-            rounds,
+            confirmations,
+            questions: Questions::of(Arc::clone(&self.handler_node)),
+            led: watch::Sender::default(),
             watches,
             footprints: Footprints::default(),
             facts: OnceLock::new(),
@@ -474,13 +484,25 @@ fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
 }
 
 fn bind(options: &NodeOptions, identity: &Identity) -> Result<Endpoint, Error> {
-    let security = match &options.cluster_key {
-        Some(file) => Security::Key(ClusterKey::read(file)?),
-        None if options.insecure_cluster => Security::Insecure,
-        None => Security::Loopback,
+    let security = match (&options.cluster_key, &options.node_certificates) {
+        (Some(file), _) => Security::Key(ClusterKey::read(file)?),
+        (None, Some(certificates)) => Security::Certificates(certificates.clone()),
+        (None, None) if options.insecure_cluster => Security::Insecure,
+        (None, None) => Security::Loopback,
     };
+    let bind = resolve(&options.raft_addr)?;
+    if let Security::Certificates(certificates) = &security
+        && !certificates.verify_client
+        && !bind.ip().is_loopback()
+    {
+        tracing::warn!(
+            raft_addr = options.raft_addr,
+            "without -node-verify-client anyone who can reach this address can act as a node of \
+             the cluster, and read and change the database"
+        );
+    }
     Ok(Endpoint::bind(&EndpointOptions {
-        bind: resolve(&options.raft_addr)?,
+        bind,
         security,
         node: identity.raft_id,
         cluster: identity.cluster,

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::caller::{Authority, Credentials};
+use super::refounding::Recovery;
 use crate::raft::log::LogOptions;
 use crate::sqlite::{Extensions, Limits};
+use crate::transport::CertificateOptions;
 
 /// The options of a node; `wallaby serve` fills them from its flags.
 #[derive(Clone, Debug)]
@@ -25,10 +27,14 @@ pub struct NodeOptions {
     pub join: Vec<String>,
     /// How many nodes start a new cluster together; 0: none.
     pub bootstrap_expect: u64,
+    /// The nodes that are to go on as a cluster of their own, named by an operator.
+    pub recovery: Option<Recovery>,
     /// Whether foreign keys are enforced.
     pub foreign_keys: bool,
     /// The file with the cluster key.
     pub cluster_key: Option<PathBuf>,
+    /// Certificates of the operator's own, in place of the cluster key.
+    pub node_certificates: Option<CertificateOptions>,
     /// Whether to talk to peers on other machines without authentication.
     pub insecure_cluster: bool,
     /// Threads that serve reads, at most.
@@ -88,8 +94,10 @@ impl NodeOptions {
             http_adv_addr,
             join: Vec::new(),
             bootstrap_expect: 0,
+            recovery: None,
             foreign_keys: false,
             cluster_key: None,
+            node_certificates: None,
             insecure_cluster: false,
             readers: READERS,
             heap_bytes_max: 0,

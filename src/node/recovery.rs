@@ -307,4 +307,4 @@ impl Replay {
 }
 
 /// Entries are read in runs of this size.
-const READ_BYTES: usize = 8 << 20;
+pub(super) const READ_BYTES: usize = 8 << 20;

@@ -329,8 +329,8 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
             let inner = Arc::clone(inner);
             tokio::spawn(async move {
                 let patience = inner.options.election_max() * 2;
-                match inner.rounds.confirm(patience).await {
-                    Ok(_) if inner.leading() == Some(leader) => {
+                match inner.confirmations.confirm(patience).await {
+                    Some(_) if inner.leading() == Some(leader) => {
                         deliver(waiters, end.replies, index);
                     }
                     _ if index.is_some() => {

@@ -266,7 +266,7 @@ impl Database {
     pub fn checkpoint(&mut self, kind: Checkpoint) -> Result<Backfill, Error> {
         let _exempt = Exempt::new();
         self.expect_rest()?;
-        if self.with_source(|source| source.alive.any()) {
+        if self.is_frozen() {
             let now = Backfill::now(self.shim.main)?;
             return Ok(Backfill {
                 complete: false,
@@ -294,6 +294,12 @@ impl Database {
         self.shim.with_owner(|owner| {
             Record::save(&self.lock, &mut owner.hashes, applied, data, membership)
         })
+    }
+
+    /// Whether an [`Image`] lives.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.with_source(|source| source.alive.any())
     }
 
     /// Whether the main file has all that the WAL holds.
@@ -324,17 +330,12 @@ impl Database {
     /// `Vfs`; `InTransaction`.
     pub fn image(&self) -> Result<Image, Error> {
         self.expect_rest()?;
-        let (page_count, hash) = (self.page_count(), self.hash());
-        self.with_source(|source| Image::freeze(self.shim.main, source, page_count, hash))
+        self.shim
+            .with_owner(|owner| Image::freeze(self.shim.main, source_of(owner), &owner.hashes))
     }
 
     fn with_source<T>(&self, f: impl FnOnce(&Source) -> T) -> T {
-        self.shim.with_owner(|owner| {
-            f(owner
-                .source
-                .as_ref()
-                .expect("set when the database was opened"))
-        })
+        self.shim.with_owner(|owner| f(source_of(owner)))
     }
 
     /// Closes the writing connection, and notes in the checkpoint record that it did. The WAL
@@ -366,6 +367,11 @@ impl Database {
             _ => Err(Error::InTransaction),
         }
     }
+}
+
+fn source_of(owner: &Owner) -> &Source {
+    let source = owner.source.as_ref();
+    source.expect("set when the database was opened")
 }
 
 /// Settings on which the capture depends; the authorizer keeps others from changing them.

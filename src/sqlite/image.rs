@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::ffi;
+use super::hash_table::HashTable;
 use super::inject::{failed, read_header};
+use super::page_hashes::PageHashes;
 use super::start_lock::MainFile;
 use super::witness::{Place, Witness, damaged_text};
 use crate::wal::format::{FRAME_HEADER_BYTES, frame_offset};
 use crate::wal::index::{self, BACKFILL_OFFSET, region_of_frame};
-use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
+use crate::wal::{DatabaseHash, PageCount, PageHash, PageNumber, PageSize};
 
 /// The database as it was at one commit, readable from any thread while writes go on.
 ///
@@ -30,6 +32,7 @@ pub struct Image {
     page_size: PageSize,
     page_count: PageCount,
     hash: DatabaseHash,
+    hashes: HashTable,
     _alive: Alive,
 }
 
@@ -55,13 +58,12 @@ pub(super) struct Source {
 }
 
 impl Image {
-    /// Freezes the published commit, whose size and hash these are; on the owner's thread, and not
+    /// Freezes the published commit, whose pages have these hashes; on the owner's thread, and not
     /// while SQLite publishes another one.
     pub(super) fn freeze(
         shim_main: ffi::File,
         source: &Source,
-        page_count: PageCount,
-        hash: DatabaseHash,
+        hashes: &PageHashes,
     ) -> Result<Self, Error> {
         let header = read_header(shim_main)?;
         let region = shim_main.region(0).map_err(failed("map the WAL-index"))?;
@@ -77,8 +79,9 @@ impl Image {
             witness: Arc::clone(&source.witness),
             frames,
             page_size: source.page_size,
-            page_count,
-            hash,
+            page_count: hashes.page_count(),
+            hash: hashes.sum(),
+            hashes: hashes.freeze(),
             _alive: source.alive.clone(),
         })
     }
@@ -99,6 +102,18 @@ impl Image {
     #[must_use]
     pub const fn hash(&self) -> DatabaseHash {
         self.hash
+    }
+
+    /// The hash of one page, as recorded; `None` beyond the page count, zero for the lock-byte page.
+    #[must_use]
+    pub fn page_hash(&self, page: PageNumber) -> Option<PageHash> {
+        self.hashes.get(page.number() as usize - 1)
+    }
+
+    /// Whether the WAL has the page: all others are in the main file as of the last record.
+    #[must_use]
+    pub fn is_in_wal(&self, page: PageNumber) -> bool {
+        self.frames.contains_key(&page)
     }
 
     /// Reads one page. The lock-byte page is all zeros.

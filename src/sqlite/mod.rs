@@ -54,6 +54,7 @@ mod error;
 mod facts;
 mod ffi;
 mod genesis;
+mod hash_table;
 mod image;
 mod inject;
 mod page_hashes;

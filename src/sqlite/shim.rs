@@ -279,8 +279,7 @@ impl Shim {
                 frames: &owner.frames,
                 last: &last,
                 page_count: commit.page_count,
-                count_before: owner.hashes.page_count(),
-                hash_before: owner.hashes.sum(),
+                hashes_before: &owner.hashes,
                 hash_after: owner.hashes.preview(
                     commit.page_count,
                     last.pages.iter().copied().zip(hashes.iter().copied()),

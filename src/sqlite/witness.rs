@@ -123,7 +123,7 @@ impl Witness {
             main_path,
             page_size: hashes.page_size(),
             expected: RwLock::new(Expected {
-                main: hashes.all().to_vec(),
+                main: hashes.all().collect(),
                 frames: Vec::new(),
             }),
             files: RwLock::new(None),
