@@ -181,7 +181,6 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         inner: OnceLock::new(),
         runtime: Mutex::new(None),
     });
-    let alone = options.join.is_empty();
     let assembly = Assembly {
         options,
         doorkeeper,
@@ -194,23 +193,30 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         admission,
         raft_id,
     };
-    if alone || assigned.is_some() {
-        if let Err(error) = assembly.run(&shell, assigned).await {
-            shell.endpoint.close().await;
-            return Err(error);
-        }
-    } else {
-        let shell = Arc::clone(&shell);
-        tokio::spawn(async move {
-            if let Err(error) = assembly.run(&shell, None).await {
-                shell.health.fail(error.to_string());
-            }
-        });
-    }
+    assembly.launch(&shell, assigned).await?;
     Ok(shell)
 }
 
 impl Assembly {
+    /// Runs at once, or in the background if a cluster must be found first.
+    async fn launch(self, shell: &Arc<Shell>, assigned: Option<ClusterId>) -> Result<(), Error> {
+        if self.options.join.is_empty() || assigned.is_some() {
+            let ran = self.run(shell, assigned).await;
+            if ran.is_err() {
+                // Another attempt may follow, and needs the port.
+                shell.endpoint.close().await;
+            }
+            return ran;
+        }
+        let shell = Arc::clone(shell);
+        tokio::spawn(async move {
+            if let Err(error) = self.run(&shell, None).await {
+                shell.health.fail(error.to_string());
+            }
+        });
+        Ok(())
+    }
+
     /// Finds the cluster, recovers, and starts Raft.
     async fn run(self, shell: &Arc<Shell>, assigned: Option<ClusterId>) -> Result<(), Error> {
         let recovered = match assigned {
@@ -264,13 +270,16 @@ impl Assembly {
             node: self.raft_id,
             epoch: random_u64()?,
         };
+        let (entry_bytes_max, in_the_air) = (self.options.entry_bytes_max, Arc::clone(&flights));
+        let (front, proposing) = (Arc::clone(&frontier), Arc::clone(&proposer));
+        let counted = Arc::clone(&stages);
         let desk = Desk::new(
             origin,
-            Arc::clone(&flights),
-            Arc::clone(&frontier),
-            Arc::clone(&proposer),
-            Arc::clone(&stages),
-            self.options.entry_bytes_max,
+            in_the_air,
+            front,
+            proposing,
+            counted,
+            entry_bytes_max,
         );
         let log = from.log.clone();
         let was_closed = from.was_closed;
@@ -293,11 +302,6 @@ impl Assembly {
         let raft = self.start_raft(&owner, log.clone(), machine).await?;
         proposer.connect(raft.clone());
         let (writes, queue) = WriteQueue::new();
-        let confirmations = Confirmations::of(
-            Arc::clone(&self.raft),
-            self.options.election_max() * 2,
-            Arc::clone(&self.tally),
-        );
         let inner = Arc::new(Inner {
             options: self.options.clone(),
             doorkeeper: Arc::clone(&self.doorkeeper),
@@ -312,7 +316,7 @@ impl Assembly {
             stages,
             tally: Arc::clone(&self.tally),
             writes,
-            confirmations,
+            confirmations: self.confirmations(),
             questions: Questions::of(Arc::clone(&self.handler_node)),
             led: watch::Sender::default(),
             watches,
@@ -331,6 +335,14 @@ impl Assembly {
         tokio::spawn(Arc::clone(&self.admission).finish_changes());
         tasks::start(&inner, origin, was_closed);
         Ok(inner)
+    }
+
+    fn confirmations(&self) -> Confirmations {
+        Confirmations::of(
+            Arc::clone(&self.raft),
+            self.options.election_max() * 2,
+            Arc::clone(&self.tally),
+        )
     }
 
     fn repairs(&self, frontier: &Arc<Frontier>, log: &Log) -> Arc<Repairs> {

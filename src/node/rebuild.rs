@@ -16,8 +16,8 @@
 //! | File | Lines |
 //! |---|---|
 //! | `members` | `member`, Raft id (hexadecimal), `voter` or `learner`, Raft address; for each |
-//! | `rebuild` | `to`, the fresh Raft id; `aside`, a directory; `moving` or `moved`; `peer`, a Raft |
-//! |           | address; for each. Until the files are moved aside nothing else is done |
+//! | `rebuild` | `to`, the fresh Raft id; `aside`, a directory; `moving` or `moved`; `peer`, a |
+//! |           | Raft address; for each. Until all is moved aside nothing else is done |
 //!
 //! `rebuild` with only `wanted` and a reason is an order of the running node for its next start.
 

@@ -84,11 +84,6 @@ impl PageHashes {
         self.hashes.clone()
     }
 
-    /// The hashes of all pages, in order.
-    pub(super) fn all(&self) -> impl Iterator<Item = PageHash> + '_ {
-        self.hashes.iter_from(0)
-    }
-
     /// The database hash there would be with this page count and these pages replaced.
     ///
     /// The pages are ascending and within the page count.

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::error::Error;
+use super::hash_table::HashTable;
 use super::page_hashes::PageHashes;
 use super::start_lock::MainFile;
 use crate::wal::format::{FRAME_HEADER_BYTES, WAL_HEADER_BYTES, frame_bytes, frame_offset};
@@ -90,7 +91,7 @@ pub type Notice = Box<dyn Fn() + Send + Sync>;
 
 /// Zero stands for "not known"; no page is refused for that.
 struct Expected {
-    main: Vec<PageHash>,
+    main: HashTable,
     frames: Vec<(u32, PageHash)>,
 }
 
@@ -123,7 +124,7 @@ impl Witness {
             main_path,
             page_size: hashes.page_size(),
             expected: RwLock::new(Expected {
-                main: hashes.all().collect(),
+                main: hashes.freeze(),
                 frames: Vec::new(),
             }),
             files: RwLock::new(None),
@@ -220,7 +221,7 @@ impl Witness {
             .map(|(page, hash)| (*page, hash.0))
             .collect();
         let is_lacking = |(page, hash): &&(PageNumber, PageHash)| {
-            expected.main.get(page.number() as usize - 1) != Some(hash)
+            expected.main.get(page.number() as usize - 1) != Some(*hash)
                 && !frames.contains(&(page.number(), hash.0))
         };
         let lacking = pages.iter().filter(is_lacking);
@@ -231,7 +232,7 @@ impl Witness {
     #[must_use]
     pub fn current(&self) -> Vec<(PageNumber, PageHash)> {
         let expected = self.expected();
-        let main = (1..).zip(expected.main.iter().copied());
+        let main = (1..).zip(expected.main.iter_from(0));
         let mut current: BTreeMap<u32, PageHash> = main.collect();
         current.extend(expected.frames.iter().copied());
         let known = current
@@ -248,7 +249,7 @@ impl Witness {
         let mut places = Vec::new();
         {
             let expected = self.expected();
-            if expected.main.get(page.number() as usize - 1) == Some(&hash) {
+            if expected.main.get(page.number() as usize - 1) == Some(hash) {
                 places.push(Place::Main(page));
             }
             for (frame, entry) in (1..).zip(&expected.frames) {
@@ -432,9 +433,9 @@ impl Witness {
             let mut expected = self.expected_mut();
             let index = page.number() as usize - 1;
             if expected.main.len() <= index {
-                expected.main.resize(index + 1, PageHash::default());
+                expected.main.resize(index + 1);
             }
-            expected.main[index] = hash;
+            expected.main.set(index, hash);
             drop(expected);
             self.heal(|place| *place == Place::Main(page));
         }
@@ -444,7 +445,11 @@ impl Witness {
     /// Has a checkpoint cut the main file down.
     pub(super) fn cut_main(&self, bytes: u64) {
         let pages = usize::try_from(bytes / self.page_size.len() as u64).unwrap_or(usize::MAX);
-        self.expected_mut().main.truncate(pages);
+        let mut expected = self.expected_mut();
+        if pages < expected.main.len() {
+            expected.main.resize(pages);
+        }
+        drop(expected);
         let is_cut = |page: PageNumber| page.number() as usize > pages;
         self.heal(|place| matches!(place, Place::Main(page) if is_cut(*page)));
     }
@@ -503,7 +508,7 @@ impl Witness {
     fn expectation(&self, place: Place) -> Option<PageHash> {
         let expected = self.expected();
         let hash = match place {
-            Place::Main(page) => *expected.main.get(page.number() as usize - 1)?,
+            Place::Main(page) => expected.main.get(page.number() as usize - 1)?,
             Place::Frame { frame, page } => {
                 let (number, hash) = *expected.frames.get(frame as usize - 1)?;
                 if number != page.number() {
