@@ -285,20 +285,9 @@ impl Assembly {
         let was_closed = from.was_closed;
         let repairs = self.repairs(&frontier, &log);
         reconcile(log.clone(), from.fence.last_applied).await?;
+        let gate = Arc::clone(&desk);
         let (owner, watches) = self.start_owner(desk, from, Arc::clone(&repairs)).await?;
-        let machine = StateMachine {
-            owner: Arc::clone(&owner),
-            flights: Arc::clone(&flights),
-            frontier: Arc::clone(&frontier),
-            log: log.clone(),
-            health: Arc::clone(&self.health),
-            origin,
-            recorded: watches.recorded.clone(),
-            dir: self.options.data_dir.clone(),
-            repairs: Arc::clone(&repairs),
-            spool_bytes_max: self.options.spool_bytes_max,
-            parts: None,
-        };
+        let machine = self.machine(&gate, &owner, &log, &watches, &repairs);
         let raft = self.start_raft(&owner, log.clone(), machine).await?;
         proposer.connect(raft.clone());
         let (writes, queue) = WriteQueue::new();
@@ -335,6 +324,29 @@ impl Assembly {
         tokio::spawn(Arc::clone(&self.admission).finish_changes());
         tasks::start(&inner, origin, was_closed);
         Ok(inner)
+    }
+
+    fn machine(
+        &self,
+        desk: &Desk,
+        owner: &Arc<Owner>,
+        log: &Log,
+        watches: &Watches,
+        repairs: &Arc<Repairs>,
+    ) -> StateMachine {
+        StateMachine {
+            owner: Arc::clone(owner),
+            flights: Arc::clone(&desk.flights),
+            frontier: Arc::clone(&desk.frontier),
+            log: log.clone(),
+            health: Arc::clone(&self.health),
+            origin: desk.origin,
+            recorded: watches.recorded.clone(),
+            dir: self.options.data_dir.clone(),
+            repairs: Arc::clone(repairs),
+            spool_bytes_max: self.options.spool_bytes_max,
+            parts: None,
+        }
     }
 
     fn confirmations(&self) -> Confirmations {

@@ -13,7 +13,7 @@ use wal_tests::client::Client;
 use wal_tests::cluster::{Formation, ProcessCluster};
 use wal_tests::seed::{Random, seed};
 
-const PAGE_BYTES: u64 = 4096;
+const PAGE_BYTES: usize = 4096;
 const ROWS: u64 = 1500;
 /// Every page of the table: more than a reader's cache holds, so that the file is read each time.
 const ALL: &str = "SELECT count(*), sum(length(v)), sum(id) FROM t";
@@ -54,7 +54,7 @@ fn main_file(cluster: &ProcessCluster, node: usize) -> PathBuf {
 }
 
 fn pages(file: &Path) -> usize {
-    usize::try_from(file.metadata().unwrap().len() / PAGE_BYTES).unwrap()
+    usize::try_from(file.metadata().unwrap().len()).unwrap() / PAGE_BYTES
 }
 
 /// Flips one bit of a file, as a disk would: nobody is told.
@@ -79,8 +79,8 @@ fn flip_pages(random: &mut Random, file: &Path, count: usize) {
         chosen.insert(4 + random.below(pages - 4));
     }
     for page in chosen {
-        let offset = page as u64 * PAGE_BYTES + random.below(PAGE_BYTES as usize) as u64;
-        flip(file, offset, random.below(8));
+        let offset = page * PAGE_BYTES + random.below(PAGE_BYTES);
+        flip(file, offset as u64, random.below(8));
     }
 }
 
@@ -152,13 +152,10 @@ fn a_frame_of_the_wal_is_mended_too() {
         let wal = cluster.data_dir(follower).join("db.sqlite-wal");
         let frames = 375 / 2;
         for _ in 0..FLIPS {
-            let frame = random.below(frames) as u64;
-            let within = 24 + random.below(PAGE_BYTES as usize) as u64;
-            flip(
-                &wal,
-                32 + frame * (24 + PAGE_BYTES) + within,
-                random.below(8),
-            );
+            let frame = random.below(frames);
+            let within = 24 + random.below(PAGE_BYTES);
+            let offset = 32 + frame * (24 + PAGE_BYTES) + within;
+            flip(&wal, offset as u64, random.below(8));
         }
         let sum = "SELECT count(*) FROM t WHERE substr(v, 1, 3) = 'new' AND length(v) = 3000";
         let count = client.query(&address, "none", sum).unwrap();
