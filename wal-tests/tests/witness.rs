@@ -15,7 +15,7 @@ use wallaby::sqlite::{
     AutoVacuum, Checkpoint, DatabaseOptions, Extensions, Interest, Limits, Place, Readers,
     ReadersOptions, Reply, Request, Shape, Statement, Unread, Witness,
 };
-use wallaby::wal::PageSize;
+use wallaby::wal::{PageNumber, PageSize};
 
 const ALL: &str = "SELECT sum(length(v)), sum(instr(v, 'z')) FROM t";
 
@@ -92,23 +92,36 @@ fn no_flipped_bit_is_ever_in_an_answer() {
     let bytes = usize::try_from(path.metadata().unwrap().len()).unwrap();
     let readers = readers(&path, Some(&witness));
     let good = query(&readers, ALL).unwrap().outcomes[0].answer.clone();
+    let mut met = 0;
     for _ in 0..60 {
         let (offset, bit) = (4096 + random.below(bytes - 4096), random.below(8));
         flip(&path, offset, bit);
-        let unread = query(&readers, ALL).expect_err("the table has all pages but the first");
         let page = u32::try_from(offset / 4096 + 1).unwrap();
-        assert!(matches!(unread.damage.place, Place::Main(at) if at.number() == page));
+        let place = Place::Main(PageNumber::new(page).unwrap());
+        match query(&readers, ALL) {
+            Err(unread) => {
+                assert_eq!(unread.damage.place, place);
+                met += 1;
+            }
+            // SQLite still has the page in its cache.
+            Ok(reply) => {
+                assert_eq!(reply.outcomes[0].answer, good);
+                assert!(!witness.recheck(place));
+            }
+        }
+        let damage = witness.damaged()[0];
         // The right image is taken, and nothing else.
         let mut image = vec![0; 4096];
         let file = std::fs::File::open(&path).unwrap();
         let begin = (offset / 4096 * 4096) as u64;
         file.read_exact_at(&mut image, begin).unwrap();
-        assert!(!witness.mend(unread.damage, &image).unwrap());
+        assert!(!witness.mend(damage, &image).unwrap());
         image[offset % 4096] ^= 1 << bit;
-        assert!(witness.mend(unread.damage, &image).unwrap());
+        assert!(witness.mend(damage, &image).unwrap());
         assert_eq!(query(&readers, ALL).unwrap().outcomes[0].answer, good);
     }
     assert_eq!((witness.found(), witness.mended()), (60, 60));
+    assert!(met > 30, "{met}");
     readers.close();
 }
 
