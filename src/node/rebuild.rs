@@ -24,7 +24,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use openraft::async_runtime::WatchReceiver as _;
 
@@ -276,6 +276,50 @@ pub(crate) async fn remember(inner: Arc<Inner>) {
         }
     }
 }
+
+/// Finds out, after a start, whether the log has lost its end.
+///
+/// A batch that was torn when the node was killed was never acknowledged, and is cut off. The same
+/// bytes can be a batch that was acknowledged and damaged afterwards; nothing here tells. The
+/// leader does: it knows what this node has acknowledged to it. If that is more than there is, this
+/// node must not vote as if it had never had it.
+pub(crate) async fn recall(inner: Arc<Inner>) {
+    let (at_start, mut contradictions) = (inner.log.last().map_or(0, |last| last.index), 0);
+    for _ in 0..RECALLS {
+        tokio::time::sleep(RECALL_INTERVAL).await;
+        if inner.raft.is_leader() {
+            return;
+        }
+        let Some(acknowledged) = inner.repairs.acknowledged().await else {
+            continue;
+        };
+        let last = inner.log.last().map_or(0, |last| last.index);
+        if acknowledged <= last {
+            contradictions = 0;
+            if acknowledged >= at_start {
+                return;
+            }
+            continue;
+        }
+        contradictions += 1;
+        if contradictions == CONTRADICTIONS_MIN {
+            let why = format!(
+                "the log ends at index {last}, but this node has acknowledged index {acknowledged}"
+            );
+            if let Err(error) = order(&inner.options.data_dir, &why) {
+                tracing::error!(%error, "this node cannot be rebuilt");
+            }
+            let advice = "start this node again, and it is rebuilt from its peers";
+            return inner.health.fail(format!("{why}; {advice}"));
+        }
+    }
+}
+
+/// For as long as a leader may take to send what is missing, and to count it.
+const RECALLS: u32 = 240;
+const RECALL_INTERVAL: Duration = Duration::from_millis(250);
+/// The leader's figures are a moment old.
+const CONTRADICTIONS_MIN: u32 = 4;
 
 fn save(dir: &Path, name: &str, mut text: String) -> Result<(), Error> {
     text += &format!("{:08x}\n", crc32fast::hash(text.as_bytes()));

@@ -58,6 +58,9 @@ pub(crate) enum Wanted {
     /// "Which of these pages do you not have with exactly these hashes?" The answer is their
     /// numbers, u32 each.
     Lacking(Vec<(u32, u128)>),
+    /// "Up to which index have I acknowledged entries to you, and in which term do you lead?", by
+    /// the Raft id of the asker. The answer is two u64; nothing from a node that does not lead.
+    Matched(u64),
     /// "Give me those of these pages that you have with exactly these hashes." The answer is, for
     /// each that is given, its number (u32) and its image; as many as fit.
     Pages(Vec<(u32, u128)>),
@@ -244,8 +247,34 @@ impl Repairs {
         match wanted {
             Wanted::Applied => self.frontier.reached().index().to_le_bytes().to_vec(),
             Wanted::Lacking(pages) => self.lacking(pages),
+            Wanted::Matched(node) => self.matched(*node).unwrap_or_default(),
             Wanted::Pages(pages) => self.given(pages),
         }
+    }
+
+    fn matched(&self, node: u64) -> Option<Vec<u8>> {
+        let metrics = self.raft.get()?.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.as_ref()?.get(&node).copied().flatten();
+        let matched = matched.map_or(0, |matched| matched.index);
+        Some([matched.to_le_bytes(), metrics.current_term.to_le_bytes()].concat())
+    }
+
+    /// What the leader says to [`Wanted::Matched`], if it leads in the term that this node knows.
+    pub(crate) async fn acknowledged(&self) -> Option<u64> {
+        let (leader, term) = {
+            let metrics = self.raft.get()?.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.current_leader?, metrics.current_term)
+        };
+        let (id, addr) = self.peers().into_iter().find(|(id, _)| *id == leader)?;
+        let body = Bytes::from(wire::encode(&Wanted::Matched(self.raft_id)));
+        let peer = self.endpoint.peer(&addr, Some(id));
+        let reply = peer.request(kind::PAGES, Priority::Data, body, PATIENCE);
+        let reply = reply.await.ok()?;
+        let (matched, rest) = reply.split_first_chunk()?;
+        let told = u64::from_le_bytes(*rest.first_chunk()?);
+        (told == term).then_some(u64::from_le_bytes(*matched))
     }
 
     fn lacking(&self, pages: &[(u32, u128)]) -> Vec<u8> {

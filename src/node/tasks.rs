@@ -22,6 +22,7 @@ use crate::wal::{
 /// Starts the tasks; they end with the node's runtime.
 pub(crate) fn start(inner: &Arc<Inner>, origin: Origin, was_closed: bool) {
     tokio::spawn(rebuild::remember(Arc::clone(inner)));
+    tokio::spawn(rebuild::recall(Arc::clone(inner)));
     tokio::spawn(repair::run(Arc::clone(inner)));
     tokio::spawn(scrub::run(Arc::clone(inner), was_closed));
     tokio::spawn(create_database(Arc::clone(inner), origin));
