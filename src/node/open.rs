@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use super::Raft;
 use super::admission::Admission;
 use super::apply::StateMachine;
+use super::attendance::attend;
 use super::backup::BACKUPS_MAX;
 use super::caller::Doorkeeper;
 use super::contact::Contact;
@@ -31,6 +32,7 @@ use super::options::NodeOptions;
 use super::outlets::{Outlets, Watches};
 use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
+use super::places::Places;
 use super::proposer::Proposer;
 use super::read_index::Questions;
 use super::rebuild;
@@ -43,8 +45,8 @@ use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
 use super::tasks;
 use super::write::{WriteQueue, run_groups};
-use crate::raft::Member;
 use crate::raft::log::Log;
+use crate::raft::{Member, Role};
 use crate::sqlite::{
     DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version,
     keep_temporary_files_in, limit_heap,
@@ -63,6 +65,7 @@ struct Assembly {
     raft: Arc<OnceLock<Raft>>,
     handler_node: Arc<OnceLock<Weak<Inner>>>,
     admission: Arc<Admission>,
+    places: Arc<Places>,
     raft_id: u64,
 }
 
@@ -120,6 +123,12 @@ impl Node {
     /// files.
     pub async fn close(&self) {
         let shell = Arc::clone(&self.shell);
+        if shell.options.leaves && self.inner().is_ok() {
+            match self.leave().await {
+                Ok(()) => tracing::info!("this node has left its cluster"),
+                Err(error) => tracing::warn!(%error, "this node stays a member of its cluster"),
+            }
+        }
         if let Some(inner) = shell.inner.get() {
             inner.close().await;
         }
@@ -145,6 +154,11 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         name: identity.name.clone(),
         raft_addr: options.advertised_raft_addr().to_owned(),
         http_addr: options.http_adv_addr.clone(),
+        role: if options.replica {
+            Role::Replica
+        } else {
+            Role::Voter
+        },
     };
     let endpoint = bind(&options, &identity)?;
     let (raft, health) = (Arc::new(OnceLock::new()), Arc::new(Health::default()));
@@ -160,12 +174,14 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         Arc::clone(&health),
     );
     let handler_node = Arc::new(OnceLock::new());
+    let places = Places::new(&raft);
     let admission = Admission::new(&raft, &endpoint, raft_id, &tally);
     let doorkeeper = Arc::new(Doorkeeper::new(options.authority.clone()));
     endpoint.serve(Arc::new(Shared(Arc::new(Peers {
         gate: JoinGate::new(Arc::clone(&doorkeeper)),
         membership: Arc::clone(&membership),
         admission: Arc::clone(&admission),
+        places: Arc::clone(&places),
         raft: Arc::clone(&raft),
         tally: Arc::clone(&tally),
         dir: options.data_dir.clone(),
@@ -191,6 +207,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         raft,
         handler_node,
         admission,
+        places,
         raft_id,
     };
     assembly.launch(&shell, assigned).await?;
@@ -200,7 +217,8 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
 impl Assembly {
     /// Runs at once, or in the background if a cluster must be found first.
     async fn launch(self, shell: &Arc<Shell>, assigned: Option<ClusterId>) -> Result<(), Error> {
-        if self.options.join.is_empty() || assigned.is_some() {
+        let me = &self.membership.member.raft_addr;
+        if self.membership.search.is_alone(me) || assigned.is_some() {
             let ran = self.run(shell, assigned).await;
             if ran.is_err() {
                 // Another attempt may follow, and needs the port.
@@ -237,15 +255,11 @@ impl Assembly {
             tracing::info!(%cluster, members = members.len(), "starting a new cluster");
             let initialised = inner.raft.initialize(members).await;
             initialised.map_err(|error| Error::Raft(error.to_string()))?;
-        } else if !self.options.join.is_empty() || self.options.recovery.is_some() {
-            let joining = Arc::clone(&self.membership).join(self.endpoint.clone());
-            let dir = self.options.data_dir.clone();
-            tokio::spawn(async move {
-                if joining.await {
-                    rebuild::finish(&dir);
-                }
-            });
+        } else if !self.options.join.is_empty() {
+            let endpoint = self.endpoint.clone();
+            tokio::spawn(Arc::clone(&self.membership).check_targets(endpoint));
         }
+        tokio::spawn(attend(Arc::clone(&inner)));
         if shell.inner.set(inner).is_err() {
             unreachable!("a node is assembled once");
         }
@@ -312,6 +326,7 @@ impl Assembly {
             footprints: Footprints::default(),
             facts: OnceLock::new(),
             admission: Arc::clone(&self.admission),
+            places: Arc::clone(&self.places),
             contact: Contact::default(),
             repairs,
             handed_over_term: AtomicU64::new(0),
@@ -432,6 +447,7 @@ impl Assembly {
     ) -> Result<Raft, Error> {
         let network = Network {
             endpoint: self.endpoint.clone(),
+            places: Arc::clone(&self.places),
             owner: Arc::clone(owner),
             stall: self.options.election_max() * 2,
         };

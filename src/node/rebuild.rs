@@ -28,7 +28,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use openraft::async_runtime::WatchReceiver as _;
 
-use super::admission::membership;
+use super::admission::{is_settled, membership};
 use super::error::Error;
 use super::identity::{Identity, random_u64, write_durably};
 use super::options::NodeOptions;
@@ -136,7 +136,7 @@ pub(crate) fn order(dir: &Path, why: &str) -> Result<(), Error> {
 }
 
 /// The node is a member again.
-pub(crate) fn finish(dir: &Path) {
+fn finish(dir: &Path) {
     match fs::remove_file(dir.join(ORDERS)) {
         Ok(()) => tracing::info!("this node is rebuilt, and in its old place"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -252,6 +252,9 @@ pub(crate) async fn remember(inner: Arc<Inner>) {
     loop {
         drop(metrics.borrow_and_update());
         let config = membership(&inner.raft);
+        if is_settled(&config, inner.membership.raft_id()) {
+            finish(&inner.options.data_dir);
+        }
         if known.as_ref() != Some(&config) {
             let voters: std::collections::BTreeSet<u64> = config.voter_ids().collect();
             let mut text = String::new();
