@@ -13,6 +13,7 @@ use openraft::storage::EntryResponder;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{oneshot, watch};
 
+use super::error::Error;
 use super::fence::Verdict;
 use super::flight::{Discard, Flights};
 use super::frontier::Frontier;
@@ -21,11 +22,14 @@ use super::health::Health;
 use super::image_receiver::Arrival;
 use super::owner::{Job, Owner, Recorded};
 use super::parts::StagedParts;
+use super::rebuild;
+use super::repair::Repairs;
 use crate::raft::log::Log;
 use crate::raft::{
     Applied, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id_of,
     position_of,
 };
+use crate::sqlite;
 use crate::wal::{Delta, Position};
 
 /// What openraft passes around as the content of a snapshot.
@@ -46,6 +50,7 @@ pub(crate) struct StateMachine {
     pub(crate) origin: Origin,
     pub(crate) recorded: watch::Receiver<Option<Recorded>>,
     pub(crate) dir: PathBuf,
+    pub(crate) repairs: Arc<Repairs>,
     pub(crate) spool_bytes_max: u64,
     pub(crate) parts: Option<StagedParts>,
 }
@@ -148,6 +153,7 @@ impl StateMachine {
             return Err(io::Error::other(what));
         }
         self.parts = None;
+        let origin = delta.header().origin;
         let (done, result) = oneshot::channel();
         self.owner.submit(Job::Inject {
             delta,
@@ -158,7 +164,20 @@ impl StateMachine {
         let result = result
             .await
             .map_err(|_| io::Error::other("the owner thread has ended"))?;
-        result.map_err(|error| io::Error::other(format!("injecting entry {position}: {error}")))
+        let Err(error) = result else {
+            return Ok(());
+        };
+        let what = format!("injecting entry {position}: {error}");
+        if matches!(error, Error::Sqlite(sqlite::Error::HashMismatch { .. }))
+            && self.repairs.has_diverged(position.index, origin).await
+        {
+            let what = format!("the database is not the one that the others have: {what}");
+            rebuild::order(&self.dir, &what).map_err(io::Error::other)?;
+            return Err(io::Error::other(format!(
+                "{what}; start this node again, and it is rebuilt from its peers"
+            )));
+        }
+        Err(io::Error::other(what))
     }
 
     fn stage(&mut self, delta: Delta) -> io::Result<()> {

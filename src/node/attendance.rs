@@ -48,6 +48,8 @@ struct Attempts {
     /// The leader has said that this node, which was a member, is none.
     was_removed: bool,
     made: u32,
+    /// How often nobody knew a leader.
+    leaderless: u32,
     begun: Instant,
     /// Why the last one failed.
     last: String,
@@ -59,6 +61,7 @@ pub(crate) async fn attend(inner: Arc<Inner>) {
         may_join: !inner.membership.search.is_idle(),
         was_removed: false,
         made: 0,
+        leaderless: 0,
         begun: Instant::now(),
         last: "none of them answered".to_owned(),
     };
@@ -143,6 +146,16 @@ impl Inner {
             // The cluster is there, and nobody leads it now.
             Some(Joined::NotLeader(_)) => {
                 NO_LEADER.clone_into(&mut attempts.last);
+                attempts.leaderless += 1;
+                if attempts
+                    .leaderless
+                    .is_multiple_of(LEADERLESS_BEFORE_WARNING)
+                {
+                    tracing::warn!(
+                        "no leader has taken this node in yet; a majority of the cluster's voters \
+                         must be running, and know what they have acknowledged"
+                    );
+                }
                 return self.pause(place, self.membership.search.interval).await;
             }
             _ => attempts.made += 1,
@@ -295,6 +308,7 @@ impl Inner {
     }
 }
 
+const LEADERLESS_BEFORE_WARNING: u32 = 3;
 const NO_LEADER: &str = "they know no leader";
 const REMOVED: &str = "it was removed from the cluster; start it again with -join to have it \
                        taken in again, or give it an empty data directory";

@@ -76,6 +76,7 @@ mod proposer;
 mod read;
 mod read_index;
 mod reaping;
+mod rebuild;
 mod recovery;
 mod refounding;
 mod repair;

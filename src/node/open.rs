@@ -37,17 +37,18 @@ use super::peers::{Peers, Shared};
 use super::places::Places;
 use super::proposer::Proposer;
 use super::read_index::Questions;
+use super::rebuild;
 use super::recovery::{Recovered, reconcile, recover};
 use super::refounding::refound;
-use super::repair::{self, Repairs};
+use super::repair::Repairs;
 use super::rounds::Confirmations;
 use super::running::{Inner, Node, Shell, check};
-use super::scrub;
 use super::search::Search;
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
 use super::tasks;
 use super::write::{WriteQueue, run_groups};
+use crate::raft::log::Log;
 use crate::raft::{Member, Role};
 use crate::sqlite::{
     DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version,
@@ -84,6 +85,19 @@ impl Node {
         assert_version()?;
         create_dir(&options)?;
         keep_temporary_files_in(&options.data_dir);
+        let mut options = options;
+        rebuild::resume(&mut options)?;
+        match Self::open_once(options.clone()).await {
+            // An operator who founds the cluster anew counts on what this node has.
+            Err(damage) if rebuild::is_damage(&damage) && options.recovery.is_none() => {
+                rebuild::begin(&mut options, &damage)?;
+                Self::open_once(options).await
+            }
+            opened => opened,
+        }
+    }
+
+    async fn open_once(options: NodeOptions) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(RAFT_THREADS)
             .thread_name("raft")
@@ -100,8 +114,10 @@ impl Node {
                 Ok(Self { shell })
             }
             Err(error) => {
-                // Dropping it here would wait for its threads on one of ours.
-                runtime.shutdown_background();
+                // Dropping it here would wait for its threads on one of ours. The next attempt
+                // needs its port.
+                let ended = tokio::task::spawn_blocking(|| runtime.shutdown_timeout(TASKS_END));
+                drop(ended.await);
                 Err(error)
             }
         }
@@ -189,7 +205,6 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         inner: OnceLock::new(),
         runtime: Mutex::new(None),
     });
-    let alone = membership.search.is_alone(&membership.member.raft_addr);
     let assembly = Assembly {
         options,
         doorkeeper,
@@ -204,20 +219,31 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         places,
         raft_id,
     };
-    if alone || assigned.is_some() {
-        assembly.run(&shell, assigned).await?;
-    } else {
-        let shell = Arc::clone(&shell);
-        tokio::spawn(async move {
-            if let Err(error) = assembly.run(&shell, None).await {
-                shell.health.fail(error.to_string());
-            }
-        });
-    }
+    assembly.launch(&shell, assigned).await?;
     Ok(shell)
 }
 
 impl Assembly {
+    /// Runs at once, or in the background if a cluster must be found first.
+    async fn launch(self, shell: &Arc<Shell>, assigned: Option<ClusterId>) -> Result<(), Error> {
+        let me = &self.membership.member.raft_addr;
+        if self.membership.search.is_alone(me) || assigned.is_some() {
+            let ran = self.run(shell, assigned).await;
+            if ran.is_err() {
+                // Another attempt may follow, and needs the port.
+                shell.endpoint.close().await;
+            }
+            return ran;
+        }
+        let shell = Arc::clone(shell);
+        tokio::spawn(async move {
+            if let Err(error) = self.run(&shell, None).await {
+                shell.health.fail(error.to_string());
+            }
+        });
+        Ok(())
+    }
+
     /// Finds the cluster, recovers, and starts Raft.
     async fn run(self, shell: &Arc<Shell>, assigned: Option<ClusterId>) -> Result<(), Error> {
         let recovered = match assigned {
@@ -267,38 +293,25 @@ impl Assembly {
             node: self.raft_id,
             epoch: random_u64()?,
         };
+        let (entry_bytes_max, in_the_air) = (self.options.entry_bytes_max, Arc::clone(&flights));
+        let (front, proposing) = (Arc::clone(&frontier), Arc::clone(&proposer));
+        let counted = Arc::clone(&stages);
         let desk = Desk::new(
             origin,
-            Arc::clone(&flights),
-            Arc::clone(&frontier),
-            Arc::clone(&proposer),
-            Arc::clone(&stages),
-            self.options.entry_bytes_max,
+            in_the_air,
+            front,
+            proposing,
+            counted,
+            entry_bytes_max,
         );
         let freezes = Arc::clone(&desk.freezes);
         let log = from.log.clone();
         let was_closed = from.was_closed;
-        let repairs = Repairs::new(
-            self.endpoint.clone(),
-            self.raft_id,
-            Arc::clone(&self.raft),
-            Arc::clone(&frontier),
-            log.clone(),
-        );
+        let repairs = self.repairs(&frontier, &log);
         reconcile(log.clone(), from.fence.last_applied).await?;
+        let gate = Arc::clone(&desk);
         let (owner, watches) = self.start_owner(desk, from, Arc::clone(&repairs)).await?;
-        let machine = StateMachine {
-            owner: Arc::clone(&owner),
-            flights: Arc::clone(&flights),
-            frontier: Arc::clone(&frontier),
-            log: log.clone(),
-            health: Arc::clone(&self.health),
-            origin,
-            recorded: watches.recorded.clone(),
-            dir: self.options.data_dir.clone(),
-            spool_bytes_max: self.options.spool_bytes_max,
-            parts: None,
-        };
+        let machine = self.machine(&gate, &owner, &log, &watches, &repairs);
         let raft = self.start_raft(&owner, log.clone(), machine).await?;
         proposer.connect(raft.clone());
         let (writes, queue) = WriteQueue::new();
@@ -336,15 +349,49 @@ impl Assembly {
         drop(self.handler_node.set(Arc::downgrade(&inner)));
         tokio::spawn(run_groups(Arc::clone(&inner), queue));
         tokio::spawn(Arc::clone(&self.admission).finish_changes());
-        tasks::start(&inner, origin);
-        tokio::spawn(repair::run(Arc::clone(&inner)));
-        tokio::spawn(scrub::run(Arc::clone(&inner), was_closed));
+        tasks::start(&inner, origin, was_closed);
         Ok(inner)
     }
 
+    fn machine(
+        &self,
+        desk: &Desk,
+        owner: &Arc<Owner>,
+        log: &Log,
+        watches: &Watches,
+        repairs: &Arc<Repairs>,
+    ) -> StateMachine {
+        StateMachine {
+            owner: Arc::clone(owner),
+            flights: Arc::clone(&desk.flights),
+            frontier: Arc::clone(&desk.frontier),
+            log: log.clone(),
+            health: Arc::clone(&self.health),
+            origin: desk.origin,
+            recorded: watches.recorded.clone(),
+            dir: self.options.data_dir.clone(),
+            repairs: Arc::clone(repairs),
+            spool_bytes_max: self.options.spool_bytes_max,
+            parts: None,
+        }
+    }
+
     fn confirmations(&self) -> Confirmations {
-        let (raft, tally) = (Arc::clone(&self.raft), Arc::clone(&self.tally));
-        Confirmations::of(raft, self.options.election_max() * 2, tally)
+        Confirmations::of(
+            Arc::clone(&self.raft),
+            self.options.election_max() * 2,
+            Arc::clone(&self.tally),
+        )
+    }
+
+    fn repairs(&self, frontier: &Arc<Frontier>, log: &Log) -> Arc<Repairs> {
+        Repairs::new(
+            self.endpoint.clone(),
+            self.raft_id,
+            Arc::clone(&self.raft),
+            Arc::clone(frontier),
+            log.clone(),
+        )
     }
 
     async fn start_owner(
@@ -409,7 +456,7 @@ impl Assembly {
     async fn start_raft(
         &self,
         owner: &Arc<Owner>,
-        log: crate::raft::log::Log,
+        log: Log,
         machine: StateMachine,
     ) -> Result<Raft, Error> {
         let network = Network {

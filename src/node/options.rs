@@ -182,8 +182,8 @@ impl NodeOptions {
     }
 }
 
-/// 8 MiB/s: a thousandth of what memory gives, a hundredth of what a disk does; 100 GiB in less than
-/// four hours.
+/// 8 MiB/s: a thousandth of what memory gives, a hundredth of what a disk does; 100 GiB in less
+/// than four hours.
 pub(super) const SCRUB_RATE: u64 = 8 << 20;
 
 /// Once a day.

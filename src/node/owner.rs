@@ -166,7 +166,7 @@ impl Owner {
                     checkpoint,
                 };
                 let outcome = match hashes {
-                    Some(hashes) => thread.open(lock, hashes, &damaged),
+                    Some(hashes) => thread.open(lock, &hashes, &damaged),
                     None => {
                         thread.state = State::Closed(Some(lock));
                         Ok(())
@@ -269,7 +269,7 @@ impl OwnerThread {
                 ticket,
                 done,
             } => {
-                let end = self.run_group(requests, &interests, ticket);
+                let end = self.run_group(requests, &interests, &ticket);
                 self.publish_extent();
                 let _ = done.send(end);
                 self.checkpoint_when_due();
@@ -313,14 +313,14 @@ impl OwnerThread {
     fn open(
         &mut self,
         mut lock: StartLock,
-        hashes: PageHashes,
+        hashes: &PageHashes,
         damaged: &[PageNumber],
     ) -> Result<(), Error> {
         let repairs = Arc::clone(&self.context.repairs);
         let begun = Instant::now();
         loop {
             let (dir, path) = (lock.dir().to_owned(), lock.path().to_owned());
-            let witness = repairs.witness_of(&path, &hashes, damaged);
+            let witness = repairs.witness_of(&path, hashes, damaged);
             let Err(error) = self.open_watched(lock, hashes.clone(), &witness) else {
                 repairs.adopt(witness);
                 return Ok(());
@@ -332,13 +332,11 @@ impl OwnerThread {
             let what = witness.describe(first.place);
             tracing::error!(%error, what, "the database cannot be opened with this page damaged");
             lock = StartLock::acquire(&dir, self.context.open_wait)?;
-            if !repairs.mend_closed(&lock, &hashes, &found)? {
+            if !repairs.mend_closed(&lock, hashes, &found)? {
                 if repairs.is_alone() || begun.elapsed() > MEND_PATIENCE {
-                    return Err(Error::Corrupt {
-                        what: format!("{what} is not what was written there"),
-                        file: path,
-                        advice: RESTORE,
-                    });
+                    // Not `Corrupt`: everything else is there, and must not be set aside.
+                    let what = format!("{what} is not what was written there; {RESTORE}");
+                    return Err(Error::Configuration(what));
                 }
                 std::thread::sleep(MEND_RETRY);
             }
@@ -378,17 +376,18 @@ impl OwnerThread {
         earlier: Option<&StagedParts>,
         position: Position,
     ) -> Result<(), Error> {
-        let header = delta.header();
         match &mut self.state {
             State::Open(open) => {
-                let mut pages = all_pages(earlier, delta);
-                let change = Change {
-                    page_count: header.page_count,
-                    hash_before: first_hash(earlier, delta)?,
-                    hash_after: header.hash_after,
-                    pages: &mut pages,
-                };
-                open.database.inject(change).map_err(not_injected)?;
+                let before = first_hash(earlier, delta)?;
+                let mut injected = inject_delta(&mut open.database, delta, earlier);
+                // Perhaps it is only this node's memory that is wrong.
+                if matches!(injected, Err(sqlite::Error::HashMismatch { .. }))
+                    && open.database.hash() != before
+                    && open.database.rehash(before)?
+                {
+                    injected = inject_delta(&mut open.database, delta, earlier);
+                }
+                injected.map_err(not_injected)?;
             }
             State::Closed(_) => self.create(delta, position)?,
         }
@@ -418,7 +417,7 @@ impl OwnerThread {
             return Err(sqlite::Error::HashMismatch { expected, found }.into());
         }
         self.record_is(position);
-        self.open(lock, hashes, &[])
+        self.open(lock, &hashes, &[])
     }
 
     /// First durably under its final name, then in the database.
@@ -453,7 +452,7 @@ impl OwnerThread {
                 pages: &mut pages,
             })?;
             let (lock, hashes) = redo.finish()?;
-            self.open(lock, hashes, &[])?;
+            self.open(lock, &hashes, &[])?;
             if let State::Open(open) = &mut self.state {
                 open.installed = Some(spool.path().to_owned());
             }
@@ -503,6 +502,22 @@ impl OwnerThread {
             }
         }
     }
+}
+
+fn inject_delta(
+    database: &mut Database,
+    delta: &Delta,
+    earlier: Option<&StagedParts>,
+) -> Result<(), sqlite::Error> {
+    let header = delta.header();
+    let hash_before = first_hash(earlier, delta)?;
+    let mut pages = all_pages(earlier, delta);
+    database.inject(Change {
+        page_count: header.page_count,
+        hash_before,
+        hash_after: header.hash_after,
+        pages: &mut pages,
+    })
 }
 
 /// Ends the process if files or shared memory failed under an injection: the cluster has committed

@@ -125,22 +125,7 @@ impl Peers {
                 Ok(wire::encode(&self.transfer(message).await))
             }
             kind::HEARTBEAT => Ok(wire::encode(&self.heartbeat(body).await?)),
-            kind::FORWARD => {
-                let forward: Forward = wire::decode(&body)?;
-                let reads = matches!(forward.call, Call::Query(_));
-                self.tally.count(received(forward.call));
-                let reply = wire::encode(&self.forwarded(forward).await);
-                if reply.len() <= FRAME_BYTES_MAX as usize {
-                    return Ok(reply);
-                }
-                let why = "the answer is too large to be passed on; ask the leader itself";
-                let refusal = if reads {
-                    Refusal::Overloaded(why.to_owned())
-                } else {
-                    Refusal::Unknown(why.to_owned())
-                };
-                Ok(wire::encode(&Forwarded::Refused(refusal)))
-            }
+            kind::FORWARD => Ok(self.passed_on(wire::decode(&body)?).await),
             kind::ERRAND => {
                 let message: errand::Message = wire::decode(&body)?;
                 Ok(wire::encode(&self.errand(message).await))
@@ -283,6 +268,22 @@ impl Peers {
         }
         let timeout = Duration::from_millis(message.timeout_ms);
         inner.run_errand(message.errand, timeout).await
+    }
+
+    async fn passed_on(&self, forward: Forward) -> Vec<u8> {
+        let reads = matches!(forward.call, Call::Query(_));
+        self.tally.count(received(forward.call));
+        let reply = wire::encode(&self.forwarded(forward).await);
+        if reply.len() <= FRAME_BYTES_MAX as usize {
+            return reply;
+        }
+        let why = "the answer is too large to be passed on; ask the leader itself";
+        let refusal = if reads {
+            Refusal::Overloaded(why.to_owned())
+        } else {
+            Refusal::Unknown(why.to_owned())
+        };
+        wire::encode(&Forwarded::Refused(refusal))
     }
 
     async fn forwarded(&self, forward: Forward) -> Forwarded {

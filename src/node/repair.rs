@@ -50,10 +50,21 @@ pub(crate) struct ScrubState {
     pub(crate) completed: Option<SystemTime>,
 }
 
-/// "Give me those of these pages that you have with exactly these hashes." The answer is, for each
-/// that is given, its number (u32, little-endian) and its image; as many as fit.
+/// What a node asks a peer about pages. Numbers in the answers are little-endian.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct Wanted(Vec<(u32, u128)>);
+pub(crate) enum Wanted {
+    /// "Which index have you applied?" The answer is a u64.
+    Applied,
+    /// "Which of these pages do you not have with exactly these hashes?" The answer is their
+    /// numbers, u32 each.
+    Lacking(Vec<(u32, u128)>),
+    /// "Up to which index have I acknowledged entries to you, and in which term do you lead?", by
+    /// the Raft id of the asker. The answer is two u64; nothing from a node that does not lead.
+    Matched(u64),
+    /// "Give me those of these pages that you have with exactly these hashes." The answer is, for
+    /// each that is given, its number (u32) and its image; as many as fit.
+    Pages(Vec<(u32, u128)>),
+}
 
 impl Repairs {
     pub(crate) fn new(
@@ -224,20 +235,68 @@ impl Repairs {
         let wanted = missing
             .iter()
             .map(|damage| (damage.place.page().number(), damage.expected.0));
-        let body = Bytes::from(wire::encode(&Wanted(wanted.collect())));
+        let body = Bytes::from(wire::encode(&Wanted::Pages(wanted.collect())));
         let peer = self.endpoint.peer(addr, Some(id));
         let reply = peer.request(kind::PAGES, Priority::Data, body, PATIENCE);
         let reply = reply.await.map_err(|error| error.to_string())?;
         Ok(parse(&reply, size))
     }
 
-    /// Pages that a peer asks for, if they are here. Blocks.
+    /// Answers a peer. Blocks.
     pub(crate) fn serve(&self, wanted: &Wanted) -> Vec<u8> {
+        match wanted {
+            Wanted::Applied => self.frontier.reached().index().to_le_bytes().to_vec(),
+            Wanted::Lacking(pages) => self.lacking(pages),
+            Wanted::Matched(node) => self.matched(*node).unwrap_or_default(),
+            Wanted::Pages(pages) => self.given(pages),
+        }
+    }
+
+    fn matched(&self, node: u64) -> Option<Vec<u8>> {
+        let metrics = self.raft.get()?.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.as_ref()?.get(&node).copied().flatten();
+        let matched = matched.map_or(0, |matched| matched.index);
+        Some([matched.to_le_bytes(), metrics.current_term.to_le_bytes()].concat())
+    }
+
+    /// What the leader says to [`Wanted::Matched`], if it leads in the term that this node knows.
+    pub(crate) async fn acknowledged(&self) -> Option<u64> {
+        let (leader, term) = {
+            let metrics = self.raft.get()?.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.current_leader?, metrics.current_term)
+        };
+        let (id, addr) = self.peers().into_iter().find(|(id, _)| *id == leader)?;
+        let body = Bytes::from(wire::encode(&Wanted::Matched(self.raft_id)));
+        let peer = self.endpoint.peer(&addr, Some(id));
+        let reply = peer.request(kind::PAGES, Priority::Data, body, PATIENCE);
+        let reply = reply.await.ok()?;
+        let (matched, rest) = reply.split_first_chunk()?;
+        let told = u64::from_le_bytes(*rest.first_chunk()?);
+        (told == term).then_some(u64::from_le_bytes(*matched))
+    }
+
+    fn lacking(&self, pages: &[(u32, u128)]) -> Vec<u8> {
+        let page = |(number, hash): &(u32, u128)| {
+            let page = PageNumber::new(*number)?;
+            Some((page, PageHash(*hash)))
+        };
+        let pages: Vec<_> = pages.iter().filter_map(page).collect();
+        let lacking = self
+            .witness
+            .get()
+            .map_or_else(Vec::new, |witness| witness.lacking(&pages));
+        let numbers = lacking.iter().map(|page| page.number().to_le_bytes());
+        numbers.flatten().collect()
+    }
+
+    fn given(&self, pages: &[(u32, u128)]) -> Vec<u8> {
         let mut answer = Vec::new();
         let Some(witness) = self.witness.get() else {
             return answer;
         };
-        for (number, hash) in wanted.0.iter().take(WANTED_MAX) {
+        for (number, hash) in pages.iter().take(WANTED_MAX) {
             let Some(page) = PageNumber::new(*number) else {
                 continue;
             };
@@ -250,6 +309,54 @@ impl Repairs {
             }
         }
         answer
+    }
+
+    /// Whether another node than the one that made it has applied the entry at this index, which
+    /// this node cannot apply because it does not fit its database. Then there is a majority of two
+    /// for the view that it is this node that has diverged; otherwise it may be the other.
+    pub(crate) async fn has_diverged(&self, index: u64, origin: u64) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            for (id, addr) in self.peers().into_iter().filter(|(id, _)| *id != origin) {
+                let body = Bytes::from(wire::encode(&Wanted::Applied));
+                let peer = self.endpoint.peer(&addr, Some(id));
+                let reply = peer.request(kind::PAGES, Priority::Data, body, PATIENCE);
+                let Ok(reply) = reply.await else { continue };
+                let applied = reply
+                    .first_chunk()
+                    .map(|applied| u64::from_le_bytes(*applied));
+                if applied.is_some_and(|applied| applied >= index) {
+                    self.name_differences(id, &addr).await;
+                    return true;
+                }
+            }
+            tokio::time::sleep(PAUSE_MIN).await;
+        }
+        false
+    }
+
+    /// Logs which pages another node does not have as they are here.
+    async fn name_differences(&self, id: u64, addr: &str) {
+        let Some(witness) = self.witness.get() else {
+            return;
+        };
+        let mut differing = Vec::new();
+        for pages in witness.current().chunks(LACKING_MAX) {
+            let pages = pages.iter().map(|(page, hash)| (page.number(), hash.0));
+            let body = Bytes::from(wire::encode(&Wanted::Lacking(pages.collect())));
+            let peer = self.endpoint.peer(addr, Some(id));
+            let reply = peer.request(kind::PAGES, Priority::Data, body, PATIENCE);
+            let Ok(reply) = reply.await else { return };
+            let numbers = reply.as_chunks::<4>().0.iter();
+            differing.extend(numbers.map(|number| u32::from_le_bytes(*number)));
+        }
+        let (count, named) = (differing.len(), differing.len().min(NAMED_MAX));
+        tracing::error!(
+            peer = addr,
+            count,
+            pages = ?&differing[..named],
+            "pages that are not as on another node, apart from those changed meanwhile"
+        );
     }
 
     /// Mends a database that cannot be opened because of these places. Whether all are mended.
@@ -441,6 +548,8 @@ const ALONE: &str = "there is no other node with a copy: restore the database fr
 const NAMED_MAX: usize = 100;
 /// Pages asked for at once.
 const WANTED_MAX: usize = 1024;
+/// Hashes sent at once to be compared.
+const LACKING_MAX: usize = 64 << 10;
 /// Far below what a frame between nodes carries.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Entries are read in runs of this size.

@@ -11,7 +11,10 @@ use openraft::impls::ProgressResponder;
 use super::gate::Origin;
 use super::notices;
 use super::reaping::reap;
+use super::rebuild;
+use super::repair;
 use super::running::Inner;
+use super::scrub;
 use crate::raft::{LeaderId, Payload};
 use crate::sqlite::{AutoVacuum, genesis_page};
 use crate::wal::{
@@ -20,7 +23,11 @@ use crate::wal::{
 };
 
 /// Starts the tasks; they end with the node's runtime.
-pub(crate) fn start(inner: &Arc<Inner>, origin: Origin) {
+pub(crate) fn start(inner: &Arc<Inner>, origin: Origin, was_closed: bool) {
+    tokio::spawn(rebuild::remember(Arc::clone(inner)));
+    tokio::spawn(rebuild::recall(Arc::clone(inner)));
+    tokio::spawn(repair::run(Arc::clone(inner)));
+    tokio::spawn(scrub::run(Arc::clone(inner), was_closed));
     tokio::spawn(create_database(Arc::clone(inner), origin));
     tokio::spawn(purge(Arc::clone(inner)));
     tokio::spawn(forget_transfers(Arc::clone(inner)));

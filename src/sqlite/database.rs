@@ -22,7 +22,7 @@ use super::start_lock::StartLock;
 use super::vfs;
 use super::witness::{Attached, Damage, Witness};
 use crate::wal::format::frame_offset;
-use crate::wal::{DatabaseHash, PageCount, PageSize, Position};
+use crate::wal::{DatabaseHash, PageCount, PageHash, PageNumber, PageSize, Position};
 
 /// The oldest SQLite that will do: older ones have the WAL-reset defect (fixed in 3.51.3), and the
 /// order of calls that the shim relies on was read in this one.
@@ -202,6 +202,42 @@ impl Database {
     #[must_use]
     pub fn page_hashes(&self) -> PageHashes {
         self.shim.with_owner(|owner| owner.hashes.clone())
+    }
+
+    /// Reads all pages, and corrects the hashes kept in memory where they are not those of the
+    /// pages. Whether the database hash is the expected one then; if not, nothing is corrected.
+    ///
+    /// # Errors
+    ///
+    /// `Io`, `Vfs`, `InTransaction`.
+    pub fn rehash(&mut self, expected: DatabaseHash) -> Result<bool, Error> {
+        let image = self.image()?;
+        let mut bytes = vec![0; self.page_size.len()];
+        let (mut wrong, mut sum) = (Vec::new(), DatabaseHash::default());
+        for number in 1..=image.page_count().0 {
+            let page = PageNumber::new(number).expect("from 1 on");
+            if page == self.page_size.lock_byte_page() {
+                continue;
+            }
+            image
+                .read(page, &mut bytes)
+                .map_err(|error| Error::io("read", self.lock.path(), error))?;
+            let hash = PageHash::of(page, &bytes);
+            sum = sum.with(hash);
+            if self.shim.with_owner(|owner| owner.hashes.get(page)) != Some(hash) {
+                wrong.push((page, hash));
+            }
+        }
+        if sum != expected {
+            return Ok(false);
+        }
+        for (page, hash) in wrong {
+            tracing::error!(page = page.number(), "its hash in memory was wrong");
+            self.shim
+                .with_owner(|owner| owner.hashes.replace(page, hash));
+        }
+        self.shim.with_owner(|owner| owner.hashes.recompute_sum());
+        Ok(true)
     }
 
     /// Knows what every page must be.

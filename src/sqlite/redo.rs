@@ -197,10 +197,11 @@ impl Redo {
     }
 }
 
-/// Whether the side file is damaged or gone, and not just out of reach.
+/// Whether the side file is damaged or gone, and not just out of reach. Its version is not covered
+/// by any checksum, and whatever it is, the record's hash proves the new table.
 fn is_made_anew(error: &Error) -> bool {
     match error {
-        Error::Corrupt { .. } => true,
+        Error::Corrupt { .. } | Error::Unsupported { .. } => true,
         Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
         _ => false,
     }

@@ -2,9 +2,10 @@
 //! WAL.
 //!
 //! The writing connection uses it, and the readers, whose pages are compared with what a
-//! [`Witness`] knows; a shim that owns nothing refuses all writes. All other files (temporary ones, and whatever a rollback
-//! journal would be) go to the VFS underneath untouched. What is decided at each call is in `shim`;
-//! this file only translates ("The OS Backend (VFS) To SQLite", sqlite3_io_methods).
+//! [`Witness`] knows; a shim that owns nothing refuses all writes. All other files (temporary ones,
+//! and whatever a rollback journal would be) go to the VFS underneath untouched. What is decided at
+//! each call is in `shim`; this file only translates ("The OS Backend (VFS) To SQLite",
+//! sqlite3_io_methods).
 
 #![allow(unsafe_code)]
 

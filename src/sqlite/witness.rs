@@ -1,18 +1,18 @@
 //! What every page must hash to where it lies: in the main file, and in each frame of the WAL.
 //!
 //! SQLite has no checksum on a page of the main file, and looks at those of the WAL only when it
-//! recovers. So every page that our connections read is compared with what was last written to that
-//! very place, before SQLite sees it. What does not match is *damaged*: the read fails, the place is
-//! remembered and reported, and whoever has a good image can [`mend`](Witness::mend) it.
+//! recovers. So every page that our connections read is compared with what was last written to
+//! that very place, before SQLite sees it. What does not match is *damaged*: the read fails, the
+//! place is remembered and reported, and whoever has a good image can [`mend`](Witness::mend) it.
 //!
 //! Two tables, because a place keeps its content while the database moves on: a page in the main
 //! file is as of the last checkpoint that wrote it, a frame is as of the commit that wrote it. A
-//! reader that SQLite lets read a place never meets a write to it (checkpoints write only pages that
-//! every reader finds in the WAL; the WAL starts afresh only without readers), so the tables need
-//! no versions. Whoever looks outside of a read transaction, as the scrub does, may meet one, and
-//! looks again under the lock that all writes to the main file take.
+//! reader that SQLite lets read a place never meets a write to it (checkpoints write only pages
+//! that every reader finds in the WAL; the WAL starts afresh only without readers), so the tables
+//! need no versions. Whoever looks outside of a read transaction, as the scrub does, may meet one,
+//! and looks again under the lock that all writes to the main file take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -209,6 +209,38 @@ impl Witness {
             .frames
             .iter()
             .any(|(other, _)| *other == page.number())
+    }
+
+    /// Which of these pages are to be found nowhere with these hashes.
+    #[must_use]
+    pub fn lacking(&self, pages: &[(PageNumber, PageHash)]) -> Vec<PageNumber> {
+        let expected = self.expected();
+        let frames: HashSet<(u32, u128)> = expected
+            .frames
+            .iter()
+            .map(|(page, hash)| (*page, hash.0))
+            .collect();
+        let is_lacking = |(page, hash): &&(PageNumber, PageHash)| {
+            expected.main.get(page.number() as usize - 1) != Some(*hash)
+                && !frames.contains(&(page.number(), hash.0))
+        };
+        let lacking = pages.iter().filter(is_lacking);
+        lacking.map(|(page, _)| *page).collect()
+    }
+
+    /// The hash of each page as it was committed last.
+    #[must_use]
+    pub fn current(&self) -> Vec<(PageNumber, PageHash)> {
+        let expected = self.expected();
+        let main = (1..).zip(expected.main.iter_from(0));
+        let mut current: BTreeMap<u32, PageHash> = main.collect();
+        current.extend(expected.frames.iter().copied());
+        let known = current
+            .into_iter()
+            .filter(|(_, hash)| *hash != PageHash::default());
+        known
+            .filter_map(|(number, hash)| Some((PageNumber::new(number)?, hash)))
+            .collect()
     }
 
     /// An image of this page with this hash, wherever it lies. Blocks.

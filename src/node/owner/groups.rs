@@ -16,11 +16,11 @@ impl OwnerThread {
         &mut self,
         mut requests: Vec<Request>,
         interests: &[Interest],
-        ticket: Ticket,
+        ticket: &Ticket,
     ) -> Option<GroupEnd> {
         let mut rest = Vec::new();
         for _ in 0..MENDINGS_MAX {
-            let (end, damage) = self.attempt(&requests, interests, ticket.clone())?;
+            let (end, damage) = self.attempt(&requests, interests, ticket)?;
             let Some(damage) = damage.filter(|_| is_undone(&end.landed)) else {
                 return Some(with_rest(end, requests, rest));
             };
@@ -53,7 +53,7 @@ impl OwnerThread {
         &mut self,
         requests: &[Request],
         interests: &[Interest],
-        ticket: Ticket,
+        ticket: &Ticket,
     ) -> Option<(GroupEnd, Option<Damage>)> {
         let State::Open(open) = &mut self.state else {
             return None;
@@ -61,7 +61,7 @@ impl OwnerThread {
         let is_stepwise = matches!(requests, [request] if Writer::runs_alone(request));
         // What others met on this connection is no concern of this group.
         let _ = open.database.take_damage();
-        self.context.desk.open(ticket);
+        self.context.desk.open(ticket.clone());
         let connection = open.database.connection();
         let interests = &interests[..interests.len().min(requests.len())];
         let end = open.writer.run_while(connection, requests, interests);
@@ -80,7 +80,7 @@ impl OwnerThread {
     pub(super) fn run_load(&mut self, load: Load, ticket: Ticket) -> Option<GroupEnd> {
         let (path, _files) = match load {
             Load::Script(request, interest) => {
-                return self.run_group(vec![request], slice::from_ref(&interest), ticket);
+                return self.run_group(vec![request], slice::from_ref(&interest), &ticket);
             }
             Load::Database { path, _files } => (path, _files),
         };
