@@ -10,6 +10,7 @@ use wallaby::http::QueueOptions;
 use wallaby::node::NodeOptions;
 use wallaby::ops::{DiscoveryOptions, UpkeepOptions};
 
+use crate::cli::address::{has_protocol, host_and_port};
 use crate::cli::discovery_flags::Company;
 use crate::cli::flags::ServeFlags;
 use crate::cli::http_config::HttpConfig;
@@ -103,12 +104,14 @@ impl ServeConfig {
         let node_certificates = flags.node_tls.certificates(flags.cluster_key.is_some())?;
         let pace = &flags.pace;
         let (upkeep, raft_log_level) = (pace.upkeep(), pace.raft_log_level()?);
-        let node = NodeOptions {
+        let mut node = NodeOptions {
             name: flags.node_id,
             checkpoint_entries: pace.raft_snap,
             checkpoint_interval: pace.raft_snap_int,
             hands_over: pace.raft_shutdown_stepdown,
             settle_time_max: pace.settle_time_max(flags.bootstrap_expect),
+            join_attempts: pace.join_attempts,
+            join_interval: pace.join_interval,
             raft_adv_addr: flags.raft_adv_addr,
             join,
             bootstrap_expect: flags.bootstrap_expect,
@@ -139,8 +142,8 @@ impl ServeConfig {
             result_bytes_max,
             ..NodeOptions::new(data_dir.clone(), flags.raft_addr, http_adv_addr)
         };
-        let has_vote = flags.rqlited.has_vote();
-        let discovery = flags.discovery.options(&node, has_tls, has_vote);
+        flags.member.apply(&mut node);
+        let discovery = flags.discovery.options(&node, has_tls, !node.replica);
         Ok(Self {
             data_dir,
             node,
@@ -168,12 +171,13 @@ fn check(flags: &ServeFlags) -> Result<(), ConfigError> {
     check_times(flags)?;
     flags.pace.check()?;
     let (joins, expects) = (!flags.join.is_empty(), flags.bootstrap_expect > 0);
+    let has_vote = !flags.member.raft_non_voter;
     flags.discovery.check(&Company {
         joins,
         expects,
-        has_vote: flags.rqlited.has_vote(),
+        has_vote,
     })?;
-    flags.rqlited.check(joins, expects)
+    flags.rqlited.check(joins, expects, has_vote)
 }
 
 fn log_level(name: &str) -> Result<LevelFilter, ConfigError> {
@@ -392,32 +396,6 @@ fn join_targets(flags: &ServeFlags) -> Result<(Vec<String>, Vec<String>), Config
         ));
     }
     Ok((raft, http))
-}
-
-/// Checks the form `host:port`, with an IPv6 address in brackets.
-fn host_and_port(addr: &str) -> Result<(), String> {
-    if addr.contains("://") {
-        return Err(format!(
-            "{addr} should not include a protocol (http:// or https://)"
-        ));
-    }
-    let (host, port) = addr
-        .rsplit_once(':')
-        .ok_or_else(|| format!("{addr} is not of the form host:port"))?;
-    if !port.parse::<u16>().is_ok_and(|port| port != 0) {
-        return Err(format!("{addr} has no port between 1 and 65535"));
-    }
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    let odd = |c: char| c.is_whitespace() || c.is_control() || c == '/';
-    if host.is_empty() || host.contains(odd) || (host.contains(':') && !bracketed) {
-        return Err(format!("{addr} is not of the form host:port"));
-    }
-    Ok(())
-}
-
-/// Whether an address is written as a URL.
-fn has_protocol(addr: &str) -> bool {
-    addr.starts_with("http://") || addr.starts_with("https://")
 }
 
 /// Whether the text would garble a log line.

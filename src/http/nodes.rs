@@ -8,13 +8,19 @@
 //! | `voter`, `reachable`, `leader` | always | |
 //! | `time`, `time_s` | it answered | how long that took, in seconds and as Go prints it |
 //! | `error` | it did not answer | why |
+//! | `wallaby` | always | what rqlite does not have; see below |
+//!
+//! | Field of `wallaby` | Meaning |
+//! |---|---|
+//! | `role` | `leader`, `voter`, `replica`, `joining` (to vote, not caught up), `removed` |
 //!
 //! An object by id; with `ver=2` `{"nodes":[...]}`, sorted by id. Without `nonvoters` only voters.
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
+use serde_json::json;
 
-use crate::node::MemberStatus;
+use crate::node::{MemberRole, MemberStatus};
 
 use super::parameters::Parameters;
 use super::server::Server;
@@ -22,8 +28,11 @@ use super::{duration, json, refusal};
 
 pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
     let mut members = server.node.members(parameters.timeout).await;
+    // A node that was removed shows nothing but itself.
+    let alone = members.len() == 1;
     if !parameters.flag("nonvoters") {
-        members.retain(|member| member.voter);
+        let is_removed = |member: &MemberStatus| alone && member.role == MemberRole::Removed;
+        members.retain(|member| member.voter || is_removed(member));
     }
     let array = parameters.text("ver") == Some("2");
     let mut body = render(&mut members, array, server.scheme());
@@ -49,6 +58,8 @@ pub fn render(members: &mut [MemberStatus], array: bool, scheme: &str) -> Vec<u8
             out.push(b':');
         }
         node(&mut out, member, scheme);
+        additions(&mut out, member);
+        out.push(b'}');
     }
     out.extend_from_slice(if array { b"]}" } else { b"}" });
     out
@@ -58,9 +69,11 @@ pub fn render(members: &mut [MemberStatus], array: bool, scheme: &str) -> Vec<u8
 pub(super) fn render_one(member: &MemberStatus, scheme: &str) -> Vec<u8> {
     let mut out = Vec::new();
     node(&mut out, member, scheme);
+    out.push(b'}');
     out
 }
 
+/// All but the closing brace.
 fn node(out: &mut Vec<u8>, member: &MemberStatus, scheme: &str) {
     out.extend_from_slice(b"{\"id\":");
     json::string(out, &member.name);
@@ -102,5 +115,9 @@ fn node(out: &mut Vec<u8>, member: &MemberStatus, scheme: &str) {
         out.extend_from_slice(b",\"error\":");
         json::string(out, error);
     }
-    out.push(b'}');
+}
+
+fn additions(out: &mut Vec<u8>, member: &MemberStatus) {
+    out.extend_from_slice(b",\"wallaby\":");
+    json::tree(out, &json!({ "role": member.role.name() }));
 }

@@ -174,6 +174,8 @@ fn store(options: &NodeOptions, status: &NodeStatus, facts: &SqliteFacts) -> Val
         "raft": raft(status),
         "raft_id": status.raft_id.to_string(),
         "ready": status.ready,
+        "reap_read_only_timeout": duration::format(options.reap_replicas),
+        "reap_timeout": duration::format(options.reap_voters),
         "snapshot_interval": duration::format(options.checkpoint_interval),
         "snapshot_threshold": options.checkpoint_entries,
         "sqlite3": sqlite(options, status, facts),
@@ -271,7 +273,9 @@ fn wallaby(status: &NodeStatus) -> Value {
         "page_count": status.page_count,
         "page_size": status.page_size,
         "purged_index": status.purged_index,
+        "removed": status.removed,
         "repair": repair(&status.repair),
+        "role": status.role.name(),
         "stages": stages,
         "wal_bytes": status.wal_bytes,
     })

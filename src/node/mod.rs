@@ -16,9 +16,11 @@
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `search`, `membership` | who this node is, and which cluster is its own |
-//! | `admission`, `join_gate` | who may join |
+//! | `attendance` | whether it is a member |
+//! | `admission`, `join_gate`, `places` | who may join, who has moved |
 //! | `recovery`, `refounding`, `memory` | how it starts, and starts again with fewer |
-//! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
+//! | `errand`, `handover`, `dismissal`, `reaping` | changing the cluster |
+//! | `contact` | hearing from its leader |
 //! | `health`, `notices` | what is wrong, what an operator is told |
 //! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
 //!
@@ -36,6 +38,7 @@ mod admission;
 mod api;
 mod append_frame;
 mod apply;
+mod attendance;
 mod backup;
 mod caller;
 mod contact;
@@ -65,9 +68,11 @@ mod outlets;
 mod owner;
 mod parts;
 mod peers;
+mod places;
 mod proposer;
 mod read;
 mod read_index;
+mod reaping;
 mod recovery;
 mod refounding;
 mod repair;
@@ -88,8 +93,8 @@ mod wire;
 mod write;
 
 pub use api::{
-    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal,
-    RepairStatus, Served, WriteBrief, WriteRequest,
+    AdministrationError, Freshness, Level, MemberRole, MemberStatus, NodeStatus, ReadRequest,
+    Refusal, RepairStatus, Served, WriteBrief, WriteRequest,
 };
 pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};

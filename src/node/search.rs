@@ -38,6 +38,9 @@ pub(crate) struct Search {
     discovery: Option<Arc<dyn Discovery>>,
     /// How many nodes start a cluster together; 0: none.
     pub(crate) bootstrap_expect: u64,
+    /// How often it asks to become a member before it gives up; and the time in between.
+    pub(crate) attempts: u32,
+    pub(crate) interval: Duration,
     /// On whose behalf it asks, where the others have an authority.
     pub(crate) caller: Option<Credentials>,
 }
@@ -50,6 +53,8 @@ impl Search {
             join: options.join.clone(),
             discovery: options.discovery.clone(),
             bootstrap_expect: options.bootstrap_expect,
+            attempts: options.join_attempts,
+            interval: options.join_interval,
             caller: options.join_as.clone(),
         }
     }
@@ -57,6 +62,12 @@ impl Search {
     /// Whether there is nowhere to look.
     pub(crate) fn is_idle(&self) -> bool {
         self.join.is_empty() && self.discovery.is_none()
+    }
+
+    /// Whether a node at this address waits for nobody to start a cluster.
+    pub(crate) fn is_alone(&self, raft_addr: &str) -> bool {
+        let has_company = self.join.iter().any(|addr| addr != raft_addr);
+        self.bootstrap_expect <= 1 && !has_company && self.discovery.is_none()
     }
 
     /// Looks once.
