@@ -191,7 +191,7 @@ impl Inner {
         }
         let body = Bytes::from(wire::encode(&joining));
         let mut asked: Vec<String> = Vec::new();
-        let mut next = self.acquaintances().await;
+        let mut next = self.acquaintances(returns).await;
         let mut leaderless = false;
         while let Some(addr) = next.pop() {
             if asked.contains(&addr) || asked.len() >= ASKED_MAX {
@@ -226,17 +226,24 @@ impl Inner {
         leaderless.then_some(Joined::NotLeader(None))
     }
 
-    /// Whoever may know the leader, the best to ask last.
-    async fn acquaintances(&self) -> Vec<String> {
+    /// Whoever may know the leader, the best to ask last. A member does not need others to find it.
+    async fn acquaintances(&self, returns: bool) -> Vec<String> {
         let me = self.membership.raft_id();
         let config = membership(&self.raft);
         let others = config.nodes().filter(|(id, _)| **id != me);
         let mut known: Vec<String> = others
             .map(|(id, member)| self.places.of(*id, &member.raft_addr))
             .collect();
-        if let Found::Nodes(found) = self.membership.search.look(false).await {
-            known.extend(found.into_iter().rev());
-        }
+        let search = &self.membership.search;
+        let given = if returns {
+            search.join.clone()
+        } else {
+            match search.look(false).await {
+                Found::Nodes(given) => given,
+                Found::Alone | Found::Silence => Vec::new(),
+            }
+        };
+        known.extend(given.into_iter().rev());
         known.retain(|addr| *addr != self.member().raft_addr);
         known
     }

@@ -16,8 +16,8 @@
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `search`, `membership` | who this node is, and which cluster is its own |
-//! | `attendance` | whether it is a member |
-//! | `admission`, `join_gate`, `places` | who may join, who has moved |
+//! | `attendance`, `places` | whether it is a member, and where others are |
+//! | `admission`, `join_gate` | who may join |
 //! | `recovery`, `refounding`, `memory` | how it starts, and starts again with fewer |
 //! | `errand`, `handover`, `dismissal`, `reaping` | changing the cluster |
 //! | `contact` | hearing from its leader |

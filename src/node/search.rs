@@ -66,8 +66,8 @@ impl Search {
 
     /// Whether a node at this address waits for nobody to start a cluster.
     pub(crate) fn is_alone(&self, raft_addr: &str) -> bool {
-        let has_company = self.join.iter().any(|addr| addr != raft_addr);
-        self.bootstrap_expect <= 1 && !has_company && self.discovery.is_none()
+        let others = self.join.iter().any(|addr| addr != raft_addr);
+        self.bootstrap_expect <= 1 && !others && self.discovery.is_none()
     }
 
     /// Looks once.
