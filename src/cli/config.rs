@@ -10,6 +10,7 @@ use wallaby::http::QueueOptions;
 use wallaby::node::NodeOptions;
 use wallaby::ops::{DiscoveryOptions, UpkeepOptions};
 
+use crate::cli::address::{has_protocol, host_and_port};
 use crate::cli::discovery_flags::Company;
 use crate::cli::flags::ServeFlags;
 use crate::cli::http_config::HttpConfig;
@@ -90,19 +91,18 @@ impl ServeConfig {
             .clone()
             .ok_or(ConfigError::Together("data directory path is required"))?;
         check(&flags)?;
-        let log_level = log_level(&flags.log_level)?;
         let queue = queue(&flags);
         let http_adv_addr = flags
             .http_adv_addr
-            .clone()
-            .unwrap_or_else(|| flags.http_addr.clone());
+            .as_ref()
+            .unwrap_or(&flags.http_addr)
+            .clone();
         let (join, join_http) = join_targets(&flags)?;
         let result_bytes_max = flags.http.http_max_response;
         let has_tls = flags.http.http_cert.is_some();
         let http = HttpConfig::from_flags(flags.http, &flags.http_addr, flags.http_max_body)?;
         let node_certificates = flags.node_tls.certificates(flags.cluster_key.is_some())?;
         let pace = &flags.pace;
-        let (upkeep, raft_log_level) = (pace.upkeep(), pace.raft_log_level()?);
         let mut node = NodeOptions {
             name: flags.node_id,
             checkpoint_entries: pace.raft_snap,
@@ -118,17 +118,10 @@ impl ServeConfig {
             cluster_key: flags.cluster_key,
             node_certificates,
             insecure_cluster: flags.insecure_cluster,
-            readers: if flags.db_max_ro_conns == 0 {
-                READERS_MAX
-            } else {
-                flags.db_max_ro_conns
-            },
+            readers: readers(flags.db_max_ro_conns),
             heap_bytes_max: flags.db_max_heap,
             open_wait: flags.db_open_wait,
-            checkpoint_wal_bytes: match flags.raft_snap_wal_size {
-                0 => u64::MAX,
-                bytes => bytes,
-            },
+            checkpoint_wal_bytes: checkpoint_wal_bytes(flags.raft_snap_wal_size),
             heartbeat: flags.raft_heartbeat_timeout,
             election: flags.raft_election_timeout,
             entry_bytes_max: flags.entry_bytes,
@@ -156,9 +149,9 @@ impl ServeConfig {
             join_attempts: flags.pace.join_attempts,
             join_interval: flags.pace.join_interval,
             extensions: flags.extensions_path,
-            log_level,
-            raft_log_level,
-            upkeep,
+            log_level: log_level(&flags.log_level)?,
+            raft_log_level: flags.pace.raft_log_level()?,
+            upkeep: flags.pace.upkeep(),
             without_effect: flags.rqlited.without_effect(),
             die_with_parent: flags.die_with_parent,
         })
@@ -179,6 +172,16 @@ fn check(flags: &ServeFlags) -> Result<(), ConfigError> {
         has_vote,
     })?;
     flags.rqlited.check(joins, expects, has_vote)
+}
+
+/// Threads for reads; 0 means as many as allowed.
+const fn readers(given: usize) -> usize {
+    if given == 0 { READERS_MAX } else { given }
+}
+
+/// Bytes of the WAL that start a checkpoint; 0 means that none do.
+const fn checkpoint_wal_bytes(given: u64) -> u64 {
+    if given == 0 { u64::MAX } else { given }
 }
 
 fn log_level(name: &str) -> Result<LevelFilter, ConfigError> {
@@ -399,32 +402,6 @@ fn join_targets(flags: &ServeFlags) -> Result<(Vec<String>, Vec<String>), Config
         ));
     }
     Ok((raft, http))
-}
-
-/// Checks the form `host:port`, with an IPv6 address in brackets.
-fn host_and_port(addr: &str) -> Result<(), String> {
-    if addr.contains("://") {
-        return Err(format!(
-            "{addr} should not include a protocol (http:// or https://)"
-        ));
-    }
-    let (host, port) = addr
-        .rsplit_once(':')
-        .ok_or_else(|| format!("{addr} is not of the form host:port"))?;
-    if !port.parse::<u16>().is_ok_and(|port| port != 0) {
-        return Err(format!("{addr} has no port between 1 and 65535"));
-    }
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    let odd = |c: char| c.is_whitespace() || c.is_control() || c == '/';
-    if host.is_empty() || host.contains(odd) || (host.contains(':') && !bracketed) {
-        return Err(format!("{addr} is not of the form host:port"));
-    }
-    Ok(())
-}
-
-/// Whether an address is written as a URL.
-fn has_protocol(addr: &str) -> bool {
-    addr.starts_with("http://") || addr.starts_with("https://")
 }
 
 /// Whether the text would garble a log line.

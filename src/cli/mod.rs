@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed while running, 2 the command line makes no sense (nothing was
 //! touched).
 
+mod address;
 mod arguments;
 mod config;
 mod demo;

@@ -377,16 +377,15 @@ fn a_wrong_file_changes_nothing_and_the_node_says_what_is_wrong() {
     write(&cluster, 0, 10..12);
     let _ = cluster.assert_identical();
     assert_rows(&cluster, 0, 12);
+}
 
-    // A directory without data has nothing to go on with.
-    kill_all(&mut cluster);
-    std::fs::remove_dir_all(cluster.data_dir(0)).unwrap();
-    give(&cluster, 0, &format!("[{mine}]"));
+#[test]
+fn a_directory_without_data_has_nothing_to_go_on_with() {
+    let mut cluster = ProcessCluster::prepare(1, &Formation::Join, &[]);
+    let own = peers(&cluster, &[0]);
+    give(&cluster, 0, &own);
     cluster.start_node(0);
     assert!(!cluster.wait_end(0).success());
-    assert!(
-        cluster
-            .log_text(0)
-            .contains("this node has no data to go on with")
-    );
+    let log = cluster.log_text(0);
+    assert!(log.contains("this node has no data to go on with"), "{log}");
 }

@@ -2,11 +2,11 @@
 //!
 //! `dns`: `{"name": "rqlite", "port": 4002}`; every address of the name is a node, at that port, by
 //! default this node's own. `dns-srv`: `{"name": "rqlite.local", "service": "rqlite-raft"}`; the
-//! records of `_rqlite-raft._tcp.rqlite.local` name hosts and ports. Both ask the nameservers of the
-//! system, or the one that `"nameserver": "10.0.0.2:53"` names, anew each time.
+//! records of `_rqlite-raft._tcp.rqlite.local` name hosts and ports. Both ask the nameservers of
+//! the system, or the one that `"nameserver": "10.0.0.2:53"` names, anew each time.
 //!
-//! The variable `RQLITE_DISCO_DNS_HOSTS`, a list of addresses with or without ports, takes the place
-//! of the lookup in `dns`, as in rqlite.
+//! The variable `RQLITE_DISCO_DNS_HOSTS`, a list of addresses with or without ports, takes the
+//! place of the lookup in `dns`, as in rqlite.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};

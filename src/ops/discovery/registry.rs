@@ -3,8 +3,8 @@
 //!
 //! To make the key is a promise that must outlive a crash: the node that made it and was killed
 //! before it had a cluster has to start one, or nobody ever will. But a node that *lost* its data,
-//! which the key still names because it led, must not: its cluster goes on elsewhere. So the promise
-//! is written into the data directory (`claimed`) before the key is made.
+//! which the key still names because it led, must not: its cluster goes on elsewhere. So the
+//! promise is written into the data directory (`claimed`) before the key is made.
 
 use std::fs;
 use std::path::PathBuf;

@@ -153,13 +153,15 @@ fn consul(keys: &mut Keys, request: &Request) -> Reply {
     }
 }
 
+/// An error as etcd shows it, with the code of gRPC.
+fn refuse(status: u16, error: &str, code: u32) -> Reply {
+    let body = json!({ "error": error, "code": code, "message": error });
+    (status, body.to_string())
+}
+
 /// The JSON gateway of etcd's v3 API: keys and values are base64, numbers are texts, and what is
 /// false or zero is left out.
 fn etcd(keys: &mut Keys, request: &Request) -> Reply {
-    let refuse = |status, error: &str, code: u32| {
-        let body = json!({ "error": error, "code": code, "message": error });
-        (status, body.to_string())
-    };
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     let header = json!({ "cluster_id": "1", "member_id": "1", "raft_term": "2" });
     if request.path == "/v3/auth/authenticate" {
