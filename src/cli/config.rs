@@ -96,6 +96,7 @@ impl ServeConfig {
         let (join, join_http) = join_targets(&flags)?;
         let result_bytes_max = flags.http.http_max_response;
         let http = HttpConfig::from_flags(flags.http, &flags.http_addr, flags.http_max_body)?;
+        let node_certificates = flags.node_tls.certificates(flags.cluster_key.is_some())?;
         let pace = &flags.pace;
         let (upkeep, raft_log_level) = (pace.upkeep(), pace.raft_log_level()?);
         let mut node = NodeOptions {
@@ -111,6 +112,7 @@ impl ServeConfig {
             bootstrap_expect: flags.bootstrap_expect,
             foreign_keys: flags.fk,
             cluster_key: flags.cluster_key,
+            node_certificates,
             insecure_cluster: flags.insecure_cluster,
             readers: if flags.db_max_ro_conns == 0 {
                 READERS_MAX
@@ -130,6 +132,8 @@ impl ServeConfig {
             spool_bytes_max: flags.spool_bytes,
             log_tail_bytes: flags.log_tail,
             log_segment_bytes: flags.log_segment,
+            scrub_rate: flags.scrub_rate,
+            scrub_interval: flags.scrub_interval,
             result_bytes_max,
             ..NodeOptions::new(data_dir.clone(), flags.raft_addr, http_adv_addr)
         };
@@ -232,7 +236,8 @@ fn check_addresses(flags: &ServeFlags) -> Result<(), ConfigError> {
         }
     }
     // Whoever can speak to the Raft port owns the data, so an open one needs to be asked for.
-    if flags.cluster_key.is_none() && !flags.insecure_cluster {
+    let has_secret = flags.cluster_key.is_some() || flags.node_tls.node_cert.is_some();
+    if !has_secret && !flags.insecure_cluster {
         let resolved: Vec<SocketAddr> = flags
             .raft_addr
             .to_socket_addrs()
@@ -244,7 +249,8 @@ fn check_addresses(flags: &ServeFlags) -> Result<(), ConfigError> {
         if !resolved.iter().all(|addr| addr.ip().is_loopback()) {
             return Err(ConfigError::Together(
                 "a Raft address that is not loopback needs -cluster-key FILE (make one with \
-                 `wallaby keygen`), or -insecure-cluster if the network is trusted",
+                 `wallaby keygen`) or -node-cert and its kind, or -insecure-cluster if the network \
+                 is trusted",
             ));
         }
     }
@@ -282,6 +288,7 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
     )?;
     within("spool-bytes", flags.spool_bytes, 64 << 10, 1 << 40)?;
     within("log-tail", flags.log_tail, 0, 1 << 40)?;
+    within("scrub-rate", flags.scrub_rate, 0, 1 << 40)?;
     within("log-segment", flags.log_segment, 1 << 20, 1 << 30)?;
     let (capacity, batch) = (flags.write_queue_capacity, flags.write_queue_batch_size);
     within("write-queue-capacity", capacity as u64, 1, 1 << 20)?;
@@ -506,6 +513,7 @@ mod tests {
         refused(&[open, "data"], "needs -cluster-key FILE");
         assert!(config(&[open, "--insecure-cluster", "data"]).is_ok());
         assert!(config(&[open, "--cluster-key=key", "data"]).is_ok());
+        assert!(config(&[open, "--node-cert=c", "--node-key=k", "data"]).is_ok());
     }
 
     #[test]

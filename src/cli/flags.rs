@@ -9,6 +9,7 @@ use wallaby::http::duration;
 
 use crate::cli::http_flags::HttpFlags;
 use crate::cli::member_flags::MemberFlags;
+use crate::cli::node_flags::NodeFlags;
 use crate::cli::pace::PaceFlags;
 use crate::cli::rqlited::RqlitedFlags;
 
@@ -102,6 +103,9 @@ pub(crate) struct ServeFlags {
     /// File with the cluster's secret, made by `wallaby keygen`; the same on every node.
     #[arg(long, value_name = "FILE")]
     pub(crate) cluster_key: Option<PathBuf>,
+    /// Certificates in place of the cluster key.
+    #[command(flatten)]
+    pub(crate) node_tls: NodeFlags,
     /// Accept nodes without a cluster key on an address that is not loopback.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
         default_missing_value = "true", value_parser = switch, value_name = "BOOL")]
@@ -157,6 +161,13 @@ pub(crate) struct ServeFlags {
     /// Bytes of one segment of the log; what is no longer needed goes by whole segments.
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     pub(crate) log_segment: u64,
+    /// Bytes of the database file that are read and compared per second in the background, to find
+    /// damage; 0: none.
+    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20)]
+    pub(crate) scrub_rate: u64,
+    /// Time from one such reading of the whole file to the next.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = span)]
+    pub(crate) scrub_interval: Duration,
     /// error, warn, info, debug or trace; the variable RUST_LOG wins.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: String,

@@ -15,6 +15,7 @@ mod join;
 mod keygen;
 mod logging;
 mod member_flags;
+mod node_flags;
 mod pace;
 mod rqlited;
 mod serve;

@@ -214,8 +214,6 @@ const UNBUILT: &str = "Not built yet, refused when asked for";
 const AUTO_BACKUP: Class = Class::Unbuilt("automatic backup");
 const AUTO_RESTORE: Class = Class::Unbuilt("automatic restore");
 const CDC: Class = Class::Unbuilt("change data capture");
-const CERTIFICATES: Class =
-    Class::Unbuilt("encryption between nodes by certificates of one's own (see -cluster-key)");
 const DISCOVERY: Class = Class::Unbuilt("discovery");
 const METRICS: Class = Class::Unbuilt("pushing metrics");
 
@@ -223,7 +221,7 @@ const PROFILES: Class =
     Class::NoEffect("there is no Go runtime to be profiled; perf and its kind need no flag");
 
 #[rustfmt::skip]
-static ROWS: [Row; 28] = [
+static ROWS: [Row; 21] = [
     row("auto-backup", "", Kind::Text, AUTO_BACKUP),
     row("auto-restore", "", Kind::Text, AUTO_RESTORE),
     row("cdc-config", "", Kind::Text, CDC),
@@ -236,13 +234,6 @@ static ROWS: [Row; 28] = [
     row("disco-key", "rqlite", Kind::Text, DISCOVERY),
     row("disco-mode", "", Kind::Text, DISCOVERY),
     row("mem-profile", "", Kind::Text, PROFILES),
-    row("node-ca-cert", "", Kind::Text, CERTIFICATES),
-    row("node-cert", "", Kind::Text, CERTIFICATES),
-    row("node-key", "", Kind::Text, CERTIFICATES),
-    row("node-no-verify", "false", Kind::Switch, CERTIFICATES),
-    row("node-verify-client", "false", Kind::Switch, CERTIFICATES),
-    row("node-verify-common-name", "", Kind::Text, CERTIFICATES),
-    row("node-verify-server-name", "", Kind::Text, CERTIFICATES),
     row("otlp-ca-cert", "", Kind::Text, METRICS),
     row("otlp-cert", "", Kind::Text, METRICS),
     row("otlp-endpoint", "", Kind::Text, METRICS),

@@ -44,7 +44,6 @@ mod tls;
 mod upkeep;
 pub mod users;
 mod variables;
-mod watched;
 
 pub use queue::QueueOptions;
 pub use server::{HttpOptions, serve};

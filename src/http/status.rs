@@ -20,7 +20,7 @@ use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::node::{NodeOptions, NodeStatus, SqliteFacts};
+use crate::node::{NodeOptions, NodeStatus, RepairStatus, SqliteFacts};
 
 use super::parameters::Parameters;
 use super::server::Server;
@@ -234,6 +234,23 @@ fn raft(status: &NodeStatus) -> Value {
     })
 }
 
+fn repair(repair: &RepairStatus) -> Value {
+    let mut value = json!({
+        "damaged": repair.damaged,
+        "found": repair.found,
+        "repaired": repair.repaired,
+        "scrub": {
+            "bytes_per_second": repair.scrub_rate,
+            "pages": repair.scrub_pages,
+            "pages_done": repair.scrubbed_pages,
+        },
+    });
+    if let Some(completed) = repair.scrub_completed_at {
+        value["scrub"]["last_complete"] = json!(moment(completed));
+    }
+    value
+}
+
 fn wallaby(status: &NodeStatus) -> Value {
     let stages: serde_json::Map<_, _> = status
         .stages
@@ -255,6 +272,7 @@ fn wallaby(status: &NodeStatus) -> Value {
         "purged_index": status.purged_index,
         "removed": status.removed,
         "role": status.role.name(),
+        "repair": repair(&status.repair),
         "stages": stages,
         "wal_bytes": status.wal_bytes,
     })

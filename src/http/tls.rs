@@ -8,18 +8,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme,
-};
+use rustls::server::danger::ClientCertVerifier;
 
-use super::watched::Watched;
+use crate::node::{NamedClient, Watched, pem};
 
 /// The files, and what clients must show.
 #[derive(Clone, Debug, Default)]
@@ -128,12 +122,15 @@ impl fmt::Debug for Tls {
 fn server_config(options: &TlsOptions) -> Result<ServerConfig, TlsError> {
     let settings = |error: rustls::Error| TlsError::Settings(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let chain = certificates("http-cert", &options.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&options.key).map_err(|error| TlsError::File {
-        flag: "http-key",
-        file: options.key.clone(),
-        why: format!("it has no private key in PEM form: {error}"),
-    })?;
+    let failed = |flag, file: &Path, why| TlsError::File {
+        flag,
+        file: file.to_owned(),
+        why,
+    };
+    let chain = pem::certificates(&options.certificate)
+        .map_err(|why| failed("http-cert", &options.certificate, why))?;
+    let key =
+        pem::private_key(&options.key).map_err(|why| failed("http-key", &options.key, why))?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(settings)?;
@@ -159,12 +156,7 @@ fn client_verifier(
         file: file.to_owned(),
         why,
     };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates("http-ca-cert", file)? {
-        roots
-            .add(certificate)
-            .map_err(|error| failed(error.to_string()))?;
-    }
+    let roots = pem::authorities(file).map_err(failed)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
     let verifier = verifier.map_err(|error| failed(error.to_string()))?;
     if options.client_common_name.is_empty() {
@@ -174,83 +166,6 @@ fn client_verifier(
         verifier,
         common_name: options.client_common_name.clone(),
     }))
-}
-
-fn certificates(flag: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let failed = |why: String| TlsError::File {
-        flag,
-        file: file.to_owned(),
-        why,
-    };
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<_, _>>);
-    let found: Vec<_> = read.map_err(|error| failed(error.to_string()))?;
-    if found.is_empty() {
-        return Err(failed("it has no certificate in PEM form".to_owned()));
-    }
-    Ok(found)
-}
-
-/// A client certificate must also have this common name.
-#[derive(Debug)]
-struct NamedClient {
-    verifier: Arc<dyn ClientCertVerifier>,
-    common_name: String,
-}
-
-impl ClientCertVerifier for NamedClient {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.verifier.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self
-            .verifier
-            .verify_client_cert(end_entity, intermediates, now)?;
-        if has_common_name(end_entity, &self.common_name) {
-            return Ok(verified);
-        }
-        tracing::debug!("a client's certificate has another common name");
-        Err(CertificateError::ApplicationVerificationFailure.into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let verifier = &self.verifier;
-        verifier.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let verifier = &self.verifier;
-        verifier.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
-}
-
-/// Whether the only common name of a certificate's subject is this one.
-fn has_common_name(certificate: &CertificateDer<'_>, wanted: &str) -> bool {
-    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
-        return false;
-    };
-    let mut names = parsed.subject().iter_common_name();
-    let first = names.next().and_then(|name| name.as_str().ok());
-    first == Some(wanted) && names.next().is_none()
 }
 
 /// The names of the protocols in the handshake.

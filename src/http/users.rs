@@ -31,10 +31,9 @@ use ring::hmac;
 use serde::Deserialize;
 use serde_json::error::Category;
 
-use crate::node::{Authority, Credentials, Permission};
+use crate::node::{Authority, Credentials, Permission, Watched};
 
 use super::password::{Hash, PasswordError};
-use super::watched::Watched;
 
 /// Why a users file cannot be used.
 #[derive(Debug, thiserror::Error)]

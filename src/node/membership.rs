@@ -20,6 +20,7 @@ use super::error::Error;
 use super::health::Health;
 use super::identity::{Identity, random_u64};
 use super::options::NodeOptions;
+use super::refounding::is_refounded;
 use super::wire::{self, Adopted, Adoption, Greeting, Introduction, MemberMirror, kind};
 use crate::raft::{Member, Role};
 use crate::transport::{Endpoint, Priority, TransportError};
@@ -349,6 +350,10 @@ impl Membership {
             let met = self.greet_all(&endpoint).await;
             match met.cluster() {
                 Some(theirs) if theirs != mine => {
+                    if is_refounded(&self.dir, mine).unwrap_or(false) {
+                        let why = "a node given by -join was not founded anew with this one";
+                        return tracing::warn!(cluster = %mine, theirs = %theirs, why);
+                    }
                     let error = elsewhere(mine, theirs).to_string();
                     return self.health.fail(if self.is_alone() {
                         format!("{ALONE} ({error})")

@@ -1,15 +1,15 @@
 //! Layer 2: where SQLite, the log and the network meet.
 //!
-//! One write, in order of the files it passes: `running` and `routing` bring it to the leader, `write` queues
-//! and groups it, `owner` runs the group on the owner thread, `gate` captures it inside xSync and
-//! hands it to `proposer`; the log and `network` make it durable on a quorum; `apply` releases it
-//! on the leader and has `owner` inject it on the followers.
+//! One write, in order of the files it passes: `running` and `routing` bring it to the leader,
+//! `write` queues and groups it, `owner` runs the group on the owner thread, `gate` captures it
+//! inside xSync and hands it to `proposer`; the log and `network` make it durable on a quorum;
+//! `apply` releases it on the leader and has `owner` inject it on the followers.
 //!
 //! | file | what |
 //! |---|---|
 //! | `api`, `options`, `error` | what others see |
 //! | `running`, `routing`, `open`, `tasks`, `status` | the node and its life |
-//! | `write`, `read`, `rounds` | what the leader does for clients |
+//! | `write`, `read`, `read_index`, `rounds` | what is done for clients |
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
@@ -17,7 +17,7 @@
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `attendance` | who this node is, and whether it is a member |
 //! | `admission`, `join_gate`, `places` | who may join, who has moved |
-//! | `recovery`, `memory` | how it starts |
+//! | `recovery`, `refounding`, `memory` | how it starts, and starts again with fewer |
 //! | `errand`, `handover`, `dismissal`, `reaping` | changing the cluster |
 //! | `contact` | hearing from its leader |
 //! | `health`, `notices` | what is wrong, what an operator is told |
@@ -70,12 +70,16 @@ mod peers;
 mod places;
 mod proposer;
 mod read;
+mod read_index;
 mod reaping;
 mod recovery;
+mod refounding;
+mod repair;
 mod rounds;
 mod routing;
 mod running;
 mod scratch;
+mod scrub;
 mod spool;
 mod stages;
 mod status;
@@ -88,7 +92,7 @@ mod write;
 
 pub use api::{
     AdministrationError, Freshness, Level, MemberRole, MemberStatus, NodeStatus, ReadRequest,
-    Refusal, Served, WriteBrief, WriteRequest,
+    Refusal, RepairStatus, Served, WriteBrief, WriteRequest,
 };
 pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
@@ -97,6 +101,7 @@ pub use facts::SqliteFacts;
 pub use footprint::Footprint;
 pub use image::ImageReader;
 pub use options::NodeOptions;
+pub use refounding::{Recovery, RecoveryMember};
 pub use running::Node;
 pub use stages::Stage;
 pub(crate) use tally::counted;
@@ -108,7 +113,7 @@ pub use crate::sqlite::{
     Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
     Syntax, Value,
 };
-pub use crate::transport::ClusterKey;
+pub use crate::transport::{CertificateOptions, ClusterKey, NamedClient, Watched, pem};
 
 /// Raft with our types.
 pub(crate) type Raft = openraft::Raft<crate::raft::TypeConfig, apply::StateMachine>;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use openraft::{Config, SnapshotPolicy};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Raft;
 use super::admission::Admission;
@@ -34,9 +34,13 @@ use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
 use super::places::Places;
 use super::proposer::Proposer;
+use super::read_index::Questions;
 use super::recovery::{Recovered, reconcile, recover};
-use super::rounds::Rounds;
+use super::refounding::refound;
+use super::repair::{self, Repairs};
+use super::rounds::Confirmations;
 use super::running::{Inner, Node, Shell, check};
+use super::scrub;
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
 use super::tasks;
@@ -129,16 +133,8 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let name = options.name.as_deref();
     let identity =
         Identity::load_or_create(&options.data_dir, name, options.advertised_raft_addr())?;
-    let member = Member {
-        name: identity.name.clone(),
-        raft_addr: options.advertised_raft_addr().to_owned(),
-        http_addr: options.http_adv_addr.clone(),
-        role: if options.replica {
-            Role::Replica
-        } else {
-            Role::Voter
-        },
-    };
+    let identity = refound(&options, identity).await?;
+    let member = own_member(&options, &identity);
     let endpoint = bind(&options, &identity)?;
     let (raft, health) = (Arc::new(OnceLock::new()), Arc::new(Health::default()));
     let tally = Arc::<Tally<NodeCounter>>::default();
@@ -203,6 +199,20 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     Ok(shell)
 }
 
+/// This node as it presents itself to others.
+fn own_member(options: &NodeOptions, identity: &Identity) -> Member {
+    Member {
+        name: identity.name.clone(),
+        raft_addr: options.advertised_raft_addr().to_owned(),
+        http_addr: options.http_adv_addr.clone(),
+        role: if options.replica {
+            Role::Replica
+        } else {
+            Role::Voter
+        },
+    }
+}
+
 impl Assembly {
     /// Finds the cluster, recovers, and starts Raft.
     async fn run(self, shell: &Arc<Shell>, assigned: Option<ClusterId>) -> Result<(), Error> {
@@ -262,8 +272,16 @@ impl Assembly {
             self.options.entry_bytes_max,
         );
         let log = from.log.clone();
+        let was_closed = from.was_closed;
+        let repairs = Repairs::new(
+            self.endpoint.clone(),
+            self.raft_id,
+            Arc::clone(&self.raft),
+            Arc::clone(&frontier),
+            log.clone(),
+        );
         reconcile(log.clone(), from.fence.last_applied).await?;
-        let (owner, watches) = self.start_owner(desk, from).await?;
+        let (owner, watches) = self.start_owner(desk, from, Arc::clone(&repairs)).await?;
         let machine = StateMachine {
             owner: Arc::clone(&owner),
             flights: Arc::clone(&flights),
@@ -279,7 +297,11 @@ impl Assembly {
         let raft = self.start_raft(&owner, log.clone(), machine).await?;
         proposer.connect(raft.clone());
         let (writes, queue) = WriteQueue::new();
-        let rounds = Rounds::start(Arc::clone(&self.raft), self.options.election_max() * 2);
+        let confirmations = Confirmations::of(
+            Arc::clone(&self.raft),
+            self.options.election_max() * 2,
+            Arc::clone(&self.tally),
+        );
         let inner = Arc::new(Inner {
             options: self.options.clone(),
             doorkeeper: Arc::clone(&self.doorkeeper),
@@ -294,13 +316,16 @@ impl Assembly {
             stages,
             tally: Arc::clone(&self.tally),
             writes,
-            rounds,
+            confirmations,
+            questions: Questions::of(Arc::clone(&self.handler_node)),
+            led: watch::Sender::default(),
             watches,
             footprints: Footprints::default(),
             facts: OnceLock::new(),
             admission: Arc::clone(&self.admission),
             places: Arc::clone(&self.places),
             contact: Contact::default(),
+            repairs,
             handed_over_term: AtomicU64::new(0),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             loads: Arc::new(Semaphore::new(1)),
@@ -310,6 +335,8 @@ impl Assembly {
         tokio::spawn(run_groups(Arc::clone(&inner), queue));
         tokio::spawn(Arc::clone(&self.admission).finish_changes());
         tasks::start(&inner, origin);
+        tokio::spawn(repair::run(Arc::clone(&inner)));
+        tokio::spawn(scrub::run(Arc::clone(&inner), was_closed));
         Ok(inner)
     }
 
@@ -317,6 +344,7 @@ impl Assembly {
         &self,
         desk: Arc<Desk>,
         from: Recovered,
+        repairs: Arc<Repairs>,
     ) -> Result<(Arc<Owner>, Watches), Error> {
         let options = &self.options;
         let recorded = from.recorded.map(|applied| Recorded {
@@ -358,9 +386,12 @@ impl Assembly {
             checkpoint_entries: options.checkpoint_entries,
             checkpoint_interval: options.checkpoint_interval,
             outlets,
+            repairs,
+            open_wait: options.open_wait,
         };
-        let (lock, hashes) = (from.lock, from.hashes);
-        let owner = tokio::task::spawn_blocking(move || Owner::start(context, lock, hashes))
+        let (lock, hashes, damaged) = (from.lock, from.hashes, from.damaged);
+        let owner = move || Owner::start(context, lock, hashes, damaged);
+        let owner = tokio::task::spawn_blocking(owner)
             .await
             .map_err(|error| Error::Raft(error.to_string()))??;
         Ok((owner, watches))
@@ -451,13 +482,25 @@ fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
 }
 
 fn bind(options: &NodeOptions, identity: &Identity) -> Result<Endpoint, Error> {
-    let security = match &options.cluster_key {
-        Some(file) => Security::Key(ClusterKey::read(file)?),
-        None if options.insecure_cluster => Security::Insecure,
-        None => Security::Loopback,
+    let security = match (&options.cluster_key, &options.node_certificates) {
+        (Some(file), _) => Security::Key(ClusterKey::read(file)?),
+        (None, Some(certificates)) => Security::Certificates(certificates.clone()),
+        (None, None) if options.insecure_cluster => Security::Insecure,
+        (None, None) => Security::Loopback,
     };
+    let bind = resolve(&options.raft_addr)?;
+    if let Security::Certificates(certificates) = &security
+        && !certificates.verify_client
+        && !bind.ip().is_loopback()
+    {
+        tracing::warn!(
+            raft_addr = options.raft_addr,
+            "without -node-verify-client anyone who can reach this address can act as a node of \
+             the cluster, and read and change the database"
+        );
+    }
     Ok(Endpoint::bind(&EndpointOptions {
-        bind: resolve(&options.raft_addr)?,
+        bind,
         security,
         node: identity.raft_id,
         cluster: identity.cluster,

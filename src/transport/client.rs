@@ -20,7 +20,6 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::certificate::ANY_NODE;
 use super::endpoint::{Inner, locked};
 use super::error::EndCode;
 use super::frame::Role;
@@ -361,7 +360,7 @@ async fn dial(
         .socket()
         .ok_or_else(|| unreachable("this node's endpoint is closed".to_owned()))?;
     let connection = socket
-        .connect_with(endpoint.client_config.clone(), found, ANY_NODE)
+        .connect_with(endpoint.client_config(), found, &endpoint.name_of(addr))
         .map_err(|error| unreachable(error.to_string()))?
         .await
         .map_err(|error| TransportError::connecting(addr, &error))?;

@@ -4,19 +4,23 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use quinn::{ConnectionId, ConnectionIdGenerator, IdleTimeout, TransportConfig, VarInt};
 use ring::hmac;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::certificate::{self, ANY_NODE};
 use super::client::{Link, Peer};
+use super::complaints::Complaints;
 use super::error::EndCode;
+use super::pki::CertificateOptions;
+use super::renewal::{Notice, Renewal};
 use super::server::{self, Handler};
-use super::tls::Tls;
-use super::{ClusterKey, TransportError, certificate, key, limits};
+use super::tls::{BoxError, Tls};
+use super::{ClusterKey, TransportError, limits};
 use crate::wal::ClusterId;
 
 /// How an endpoint is opened.
@@ -41,6 +45,9 @@ pub struct EndpointOptions {
 /// Who is trusted.
 #[derive(Clone, Debug)]
 pub enum Security {
+    /// Nodes with certificates of an authority of the operator's own, as far as the options demand
+    /// them.
+    Certificates(CertificateOptions),
     /// Any address, and no check of who is there. Somebody asked for it.
     Insecure,
     /// Nodes with a certificate of the authority derived from this key.
@@ -82,14 +89,19 @@ impl Endpoint {
                 reason: NOT_LOOPBACK.to_owned(),
             });
         }
-        Inner::open(options)
-            .map(|inner| Self {
-                inner: Arc::new(inner),
-            })
-            .map_err(|reason| TransportError::Bind {
+        let failed = |reason: BoxError| match reason.downcast::<TransportError>() {
+            Ok(error) => *error,
+            Err(reason) => TransportError::Bind {
                 addr,
                 reason: reason.to_string(),
-            })
+            },
+        };
+        let (inner, renewal) = Inner::open(options).map_err(failed)?;
+        let inner = Arc::new(inner);
+        if let Some(renewal) = renewal {
+            inner.runtime.spawn(renewal.run(Arc::downgrade(&inner)));
+        }
+        Ok(Self { inner })
     }
 
     /// Begins to accept connections. To be called once.
@@ -152,7 +164,9 @@ pub(super) struct Inner {
     pub(super) runtime: Handle,
     pub(super) node: u64,
     pub(super) connect_timeout: Duration,
-    pub(super) client_config: quinn::ClientConfig,
+    client_config: RwLock<quinn::ClientConfig>,
+    transport: Arc<TransportConfig>,
+    names: Names,
     /// Connections dialed so far.
     pub(super) dialed_count: AtomicU64,
     local_addr: SocketAddr,
@@ -162,7 +176,7 @@ pub(super) struct Inner {
     registry: Mutex<Registry>,
     links: Mutex<Links>,
     request_kib: Arc<Semaphore>,
-    complained: Mutex<Option<Instant>>,
+    complaints: Complaints,
 }
 
 /// The links by address and expected node.
@@ -177,33 +191,43 @@ struct Registry {
 }
 
 impl Inner {
-    fn open(options: &EndpointOptions) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    fn open(options: &EndpointOptions) -> Result<(Self, Option<Renewal>), BoxError> {
         if options.node == 0 {
             return Err("zero is no node id".into());
         }
         let runtime = Handle::try_current()?;
         let transport = Arc::new(transport_config(options)?);
-        let tls = Tls::new(&options.security, options.node)?;
-        let mut client_config = quinn::ClientConfig::new(tls.client);
-        client_config.transport_config(transport.clone());
-        let mut server_config = quinn::ServerConfig::with_crypto(tls.server);
-        server_config
-            .transport_config(transport)
-            .max_incoming(limits::CONNECTIONS_ACCEPTED_MAX)
-            .incoming_buffer_size(64 << 10);
+        let (tls, renewal) = match &options.security {
+            Security::Certificates(files) => {
+                let watched = files.watch();
+                let (tls, ends_at) = Tls::of_files(files, options.node)?;
+                let renewal = Renewal {
+                    options: files.clone(),
+                    watched,
+                    ends_at,
+                    said: Notice::default(),
+                };
+                (tls, Some(renewal))
+            }
+            security => (Tls::new(security, options.node)?, None),
+        };
+        let reset_secret = tls.reset_secret;
+        let (client_config, server_config) = configs(tls, &transport);
         let socket = UdpSocket::bind(options.bind)?;
         enlarge_buffers(&socket);
         let endpoint = quinn::Endpoint::new(
-            endpoint_config(options),
+            endpoint_config(&reset_secret),
             Some(server_config),
             socket,
             Arc::new(quinn::TokioRuntime),
         )?;
-        Ok(Self {
+        let inner = Self {
             runtime,
             node: options.node,
             connect_timeout: options.connect_timeout,
-            client_config,
+            client_config: RwLock::new(client_config),
+            transport,
+            names: Names::of(&options.security),
             dialed_count: AtomicU64::new(0),
             local_addr: endpoint.local_addr()?,
             verified: matches!(options.security, Security::Key(_)),
@@ -217,8 +241,33 @@ impl Inner {
             request_kib: Arc::new(Semaphore::new(
                 (limits::REQUEST_BYTES_IN_HAND_MAX >> 10) as usize,
             )),
-            complained: Mutex::default(),
-        })
+            complaints: Complaints::default(),
+        };
+        Ok((inner, renewal))
+    }
+
+    /// The settings for the next connection that is dialed.
+    pub(super) fn client_config(&self) -> quinn::ClientConfig {
+        let current = self.client_config.read();
+        current.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The name that the certificate of the node at `addr` has to be valid for.
+    pub(super) fn name_of(&self, addr: &str) -> String {
+        self.names.of_node_at(addr)
+    }
+
+    /// From the next connection on these settings are used.
+    pub(super) fn use_tls(&self, tls: Tls) {
+        let (client, server) = configs(tls, &self.transport);
+        if let Some(socket) = self.socket() {
+            socket.set_server_config(Some(server));
+        }
+        let mut current = self
+            .client_config
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = client;
     }
 
     /// The socket; `None` after the endpoint was closed.
@@ -292,14 +341,9 @@ impl Inner {
         permit.ok().map(Some)
     }
 
-    /// Logs that the two sides do not agree to talk to each other, unless something was logged
-    /// just now.
+    /// Logs that the two sides do not agree to talk to each other, unless that was said already.
     pub(super) fn complain(&self, addr: &str, reason: &str) {
-        let mut last = locked(&self.complained);
-        if last.is_none_or(|last| last.elapsed() >= limits::COMPLAINT_INTERVAL) {
-            *last = Some(Instant::now());
-            tracing::warn!(addr, reason, "no connection: the nodes do not agree");
-        }
+        self.complaints.complain(addr, reason);
     }
 
     fn assign(&self, cluster: ClusterId) -> Result<(), TransportError> {
@@ -350,6 +394,54 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Which name the certificate of a node has to be valid for.
+enum Names {
+    /// The one that says that it is some node of the cluster.
+    AnyNode,
+    /// This one.
+    Fixed(String),
+    /// The host of the address that is dialed.
+    Host,
+}
+
+impl Names {
+    fn of(security: &Security) -> Self {
+        match security {
+            Security::Certificates(options) => {
+                let fixed = options.server_name.clone();
+                fixed.map_or(Self::Host, Self::Fixed)
+            }
+            Security::Insecure | Security::Key(_) | Security::Loopback => Self::AnyNode,
+        }
+    }
+
+    fn of_node_at(&self, addr: &str) -> String {
+        match self {
+            Self::AnyNode => ANY_NODE.to_owned(),
+            Self::Fixed(name) => name.clone(),
+            Self::Host => {
+                let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+                host.trim_matches(['[', ']']).to_owned()
+            }
+        }
+    }
+}
+
+/// The settings of QUIC for dialing and for accepting.
+fn configs(
+    tls: Tls,
+    transport: &Arc<TransportConfig>,
+) -> (quinn::ClientConfig, quinn::ServerConfig) {
+    let mut client = quinn::ClientConfig::new(tls.client);
+    client.transport_config(Arc::clone(transport));
+    let mut server = quinn::ServerConfig::with_crypto(tls.server);
+    server
+        .transport_config(Arc::clone(transport))
+        .max_incoming(limits::CONNECTIONS_ACCEPTED_MAX)
+        .incoming_buffer_size(64 << 10);
+    (client, server)
+}
+
 fn transport_config(
     options: &EndpointOptions,
 ) -> Result<TransportConfig, quinn::VarIntBoundsExceeded> {
@@ -383,14 +475,9 @@ fn enlarge_buffers(socket: &UdpSocket) {
 
 /// A restarted node sends the same reset tokens as before, so its peers learn at the next packet
 /// that their connections are dead, and need not wait for the idle time-out (RFC 9000, 10.3).
-fn endpoint_config(options: &EndpointOptions) -> quinn::EndpointConfig {
-    let purpose: [&[u8]; 2] = [b"stateless reset of node ", &options.node.to_le_bytes()];
-    let secret = match &options.security {
-        Security::Key(key) => key.derive(&purpose),
-        Security::Insecure | Security::Loopback => key::derive(&[], &purpose),
-    };
+fn endpoint_config(secret: &[u8; 32]) -> quinn::EndpointConfig {
     let mut config =
-        quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)));
+        quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, secret)));
     let hasher = RandomState::new();
     config.cid_generator(move || {
         Box::new(ConnectionIds {
@@ -423,6 +510,6 @@ impl ConnectionIdGenerator for ConnectionIds {
     }
 }
 
-const NOT_LOOPBACK: &str = "without a cluster key a node only binds a loopback address, for anyone \
-    who reaches this port owns the data; make a key with `wallaby keygen` and give every node \
-    `-cluster-key FILE`, or say `-insecure-cluster`";
+const NOT_LOOPBACK: &str = "without a cluster key or certificates a node only binds a loopback \
+    address, for anyone who reaches this port owns the data; make a key with `wallaby keygen` and \
+    give every node `-cluster-key FILE` (or -node-cert and its kind), or say `-insecure-cluster`";

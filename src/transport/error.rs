@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 
+use super::alert::{self, is_tls};
 use crate::wal::ClusterId;
 
 /// An error of the transport layer.
@@ -31,6 +32,12 @@ pub enum TransportError {
     #[error("damaged data: {what}")]
     Damaged {
         /// What was damaged.
+        what: String,
+    },
+    /// Certificate files that cannot be used.
+    #[error("{what}")]
+    Certificates {
+        /// What is wrong, with flag and file.
         what: String,
     },
     /// A cluster key that cannot be used.
@@ -98,6 +105,7 @@ impl TransportError {
         match self {
             Self::Closed { .. } | Self::Damaged { .. } | Self::TimedOut { .. } => false,
             Self::Bind { .. }
+            | Self::Certificates { .. }
             | Self::Key { .. }
             | Self::Overloaded { .. }
             | Self::Refused { .. }
@@ -122,12 +130,12 @@ impl TransportError {
         match error {
             ConnectionError::TransportError(inner) if is_tls(inner.code.into()) => Self::Security {
                 addr,
-                reason: format!("TLS failed: {}; {WRONG_KEY}", inner.reason),
+                reason: alert::found_here(inner.code.into(), &inner.reason),
             },
             ConnectionError::ConnectionClosed(close) if is_tls(close.error_code.into()) => {
                 Self::Security {
                     addr,
-                    reason: format!("the peer ended TLS: {reason}; {WRONG_KEY}"),
+                    reason: alert::found_there(close.error_code.into()),
                 }
             }
             ConnectionError::ConnectionClosed(close)
@@ -213,10 +221,3 @@ impl From<EndCode> for VarInt {
         Self::from_u32(code as u32)
     }
 }
-
-/// Whether a QUIC error code carries a TLS alert (RFC 9001 section 4.8).
-const fn is_tls(code: u64) -> bool {
-    code >= 0x100 && code < 0x200
-}
-
-const WRONG_KEY: &str = "do both nodes have the same cluster key?";

@@ -68,6 +68,15 @@ pub(super) const LINKS_REMEMBERED: usize = 64;
 /// How long a refused or closing connection may take to deliver its last words.
 pub(super) const LINGER: Duration = Duration::from_millis(500);
 
-/// The least time between two log lines about peers that were turned away, so that a stranger
+/// The mean time between two log lines about peers that were turned away, so that a stranger
 /// cannot fill the disk with them.
-pub(super) const COMPLAINT_INTERVAL: Duration = Duration::from_millis(200);
+pub(super) const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// So many may follow each other at once: each node of a cluster that is set up wrongly has one.
+pub(super) const COMPLAINTS_AT_ONCE: u32 = 32;
+
+/// How long the same is not said again about the same peer, which tries every second.
+pub(super) const COMPLAINT_AGAIN: Duration = Duration::from_secs(60);
+
+/// Reasons and peers that are remembered for that.
+pub(super) const COMPLAINTS_REMEMBERED: usize = 256;

@@ -5,8 +5,11 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `alert`, `complaints` | why TLS failed, in words; what the log says of refused peers |
 //! | `key` | the cluster key, its text form and what is derived from it |
 //! | `certificate` | the cluster CA, the certificate of a node |
+//! | `pki`, `pem`, `named` | certificates of the operator's own, their files, common names |
+//! | `renewal`, `watched` | files that are read again when they change |
 //! | `tls` | who is trusted: TLS 1.3 settings for each [`Security`] |
 //! | `frame` | the format of everything on a stream |
 //! | `stream` | frames over one QUIC stream |
@@ -27,17 +30,24 @@
 //! * The layer never repeats a request that may have been delivered; see
 //!   [`TransportError::nothing_was_delivered`].
 
+mod alert;
 mod certificate;
 mod client;
+mod complaints;
 mod endpoint;
 mod error;
 mod frame;
 mod hello;
 mod key;
 mod limits;
+mod named;
+pub mod pem;
+mod pki;
+mod renewal;
 mod server;
 mod stream;
 mod tls;
+mod watched;
 
 pub use client::{Peer, Priority};
 pub use endpoint::{Endpoint, EndpointOptions, PeerIdentity, Security};
@@ -46,5 +56,8 @@ pub use frame::{Decoder, Frame, Header, Progress, Role, encode_header};
 pub use hello::{Hello, HelloReply, Verdict};
 pub use key::ClusterKey;
 pub use limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES};
+pub use named::NamedClient;
+pub use pki::CertificateOptions;
 pub use server::{BoxFuture, Handler};
 pub use stream::{FrameReader, FrameWriter};
+pub use watched::Watched;

@@ -1,6 +1,7 @@
 //! Who is trusted: the TLS 1.3 settings of both directions.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::Resumption;
@@ -10,13 +11,17 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::Security;
 use super::certificate::{Authority, Identity};
+use super::pki::CertificateOptions;
+use super::{Security, key};
 
 /// The settings for dialing and for accepting.
 pub(super) struct Tls {
     pub(super) client: Arc<QuicClientConfig>,
     pub(super) server: Arc<QuicServerConfig>,
+    /// What the tokens are made of by which peers learn that this node has restarted; the same
+    /// after each restart.
+    pub(super) reset_secret: [u8; 32],
 }
 
 impl Tls {
@@ -24,12 +29,27 @@ impl Tls {
     /// takes whatever the other shows.
     pub(super) fn new(security: &Security, node: u64) -> Result<Self, BoxError> {
         match security {
-            Security::Key(key) => Self::mutual(&Authority::derive(key)?, node),
+            Security::Certificates(options) => Ok(Self::of_files(options, node)?.0),
+            Security::Key(key) => {
+                let secret = key.derive(&reset_purpose(&node.to_le_bytes()));
+                Self::mutual(&Authority::derive(key)?, node, secret)
+            }
             Security::Insecure | Security::Loopback => Self::unverified(node),
         }
     }
 
-    fn mutual(authority: &Authority, node: u64) -> Result<Self, BoxError> {
+    /// With certificates of the operator's own; also when this node's ends.
+    pub(super) fn of_files(
+        options: &CertificateOptions,
+        node: u64,
+    ) -> Result<(Self, SystemTime), BoxError> {
+        let loaded = options.load()?;
+        let (client, server) = loaded.configs(options)?;
+        let secret = key::derive(loaded.secret(), &reset_purpose(&node.to_le_bytes()));
+        Ok((Self::over_quic(client, server, secret)?, loaded.ends_at()))
+    }
+
+    fn mutual(authority: &Authority, node: u64, secret: [u8; 32]) -> Result<Self, BoxError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(authority.certificate())?;
@@ -46,7 +66,7 @@ impl Tls {
             .with_protocol_versions(TLS_VERSIONS)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, own.key)?;
-        Self::over_quic(client, server)
+        Self::over_quic(client, server, secret)
     }
 
     fn unverified(node: u64) -> Result<Self, BoxError> {
@@ -62,7 +82,8 @@ impl Tls {
             .with_protocol_versions(TLS_VERSIONS)?
             .with_no_client_auth()
             .with_single_cert(vec![own.certificate], own.key)?;
-        Self::over_quic(client, server)
+        let secret = key::derive(&[], &reset_purpose(&node.to_le_bytes()));
+        Self::over_quic(client, server, secret)
     }
 
     /// No resumption in either direction: a connection lives for days, and each one shall show its
@@ -70,6 +91,7 @@ impl Tls {
     fn over_quic(
         mut client: rustls::ClientConfig,
         mut server: rustls::ServerConfig,
+        reset_secret: [u8; 32],
     ) -> Result<Self, BoxError> {
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.resumption = Resumption::disabled();
@@ -79,13 +101,19 @@ impl Tls {
         Ok(Self {
             client: Arc::new(QuicClientConfig::try_from(client)?),
             server: Arc::new(QuicServerConfig::try_from(server)?),
+            reset_secret,
         })
     }
 }
 
+/// What the secret of the reset tokens is derived for.
+const fn reset_purpose(node: &[u8; 8]) -> [&[u8]; 2] {
+    [b"stateless reset of node ", node]
+}
+
 /// Accepts every certificate; still checks that the server holds its private key.
 #[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+pub(super) struct AnyCertificate(pub(super) Arc<CryptoProvider>);
 
 impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
@@ -125,9 +153,9 @@ impl ServerCertVerifier for AnyCertificate {
 }
 
 /// Any of the errors of four libraries; it only becomes the reason of a failed bind.
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-const TLS_VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+pub(super) const TLS_VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 /// Says that QUIC carries Wallaby's frames. The version of the protocol is in the hello, where a
 /// difference can be explained.

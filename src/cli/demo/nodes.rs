@@ -283,9 +283,9 @@ impl Cluster {
     }
 }
 
-/// Pairs of ports, TCP for HTTP and UDP for Raft, that were free a moment ago. They lie below those
-/// that systems give to outgoing connections, one of which could take the port before the node does.
-/// All are held until the last is found, so that none is found twice.
+/// Pairs of ports, TCP for HTTP and UDP for Raft, that were free a moment ago. They lie below
+/// those that systems give to outgoing connections: one of these could take the port before the
+/// node does. All are held until the last is found, so that none is found twice.
 fn free_ports(pairs: usize) -> std::io::Result<Vec<(u16, u16)>> {
     let mut held = Vec::new();
     let mut attempts = 1000;

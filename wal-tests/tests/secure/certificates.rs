@@ -38,11 +38,21 @@ impl Authority {
 
     /// A certificate for 127.0.0.1 and localhost, or for a client of this common name.
     pub(crate) fn issue(&self, common_name: &str) -> Pair {
+        self.issue_as(common_name, |_| ())
+    }
+
+    /// The same, of which something else was changed.
+    pub(crate) fn issue_as(
+        &self,
+        common_name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Pair {
         let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
         let mut params = CertificateParams::new(names).unwrap();
         params
             .distinguished_name
             .push(DnType::CommonName, common_name);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Pair {
@@ -53,6 +63,11 @@ impl Authority {
 
     pub(crate) fn write(&self, file: &Path) {
         fs::write(file, &self.pem).unwrap();
+    }
+
+    /// Its certificate, PEM.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
     }
 
     /// A client that trusts this authority, offers these protocols, and shows this certificate.
@@ -119,6 +134,20 @@ impl Files {
     pub(crate) fn put(&self, pair: &Pair) {
         fs::write(&self.certificate, &pair.certificate).unwrap();
         fs::write(&self.key, &pair.key).unwrap();
+    }
+
+    /// The flags of a node that shows these files to other nodes, and demands of them certificates
+    /// of the same authority.
+    pub(crate) fn node_flags(&self) -> [&str; 7] {
+        [
+            "-node-cert",
+            self.certificate.to_str().unwrap(),
+            "-node-key",
+            self.key.to_str().unwrap(),
+            "-node-ca-cert",
+            self.authority.to_str().unwrap(),
+            "-node-verify-client",
+        ]
     }
 
     /// The flags of a node with these files.

@@ -9,6 +9,7 @@ mod forwarding;
 mod join;
 mod limits;
 mod matrix;
+mod node_tls;
 mod raw;
 mod tls;
 mod users;

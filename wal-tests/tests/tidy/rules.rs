@@ -33,7 +33,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 /// A crate and the only layers that may name it.
-const OWNERS: [(&str, &[&str]); 18] = [
+const OWNERS: [(&str, &[&str]); 19] = [
     // In `cli` the tests of the demo ask a plain SQLite.
     ("rusqlite", &["sqlite", "cli"]),
     ("libsqlite3_sys", &["sqlite"]),
@@ -42,6 +42,7 @@ const OWNERS: [(&str, &[&str]); 18] = [
     // Two kinds of TLS: between nodes under QUIC, and with clients under HTTP.
     ("rustls", &["transport", "http"]),
     ("tokio_rustls", &["http"]),
+    ("rustls_native_certs", &["transport"]),
     ("rustls_pki_types", &["transport"]),
     ("rcgen", &["transport"]),
     ("ring", &["transport", "http"]),
@@ -49,7 +50,7 @@ const OWNERS: [(&str, &[&str]); 18] = [
     ("argon2", &["http"]),
     ("bincode", &["node", "transport"]),
     ("axum", &["http"]),
-    ("serde_json", &["http", "cli"]),
+    ("serde_json", &["http", "ops", "cli"]),
     ("ureq", &["cli"]),
     ("indicatif", &["cli"]),
     ("clap", &["cli", "main"]),

@@ -1,4 +1,4 @@
-//! Files that are read again when they change: users, certificate and key.
+//! Files that are read again when they change: certificates, keys, users.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,13 +10,14 @@ type Version = Option<(u64, u64, i64, i64)>;
 
 /// Some files, and the versions of them that were read last.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub struct Watched {
     files: Vec<(PathBuf, Version)>,
 }
 
 impl Watched {
     /// Looks at the files. To be called before they are read: what changes after is then noticed.
-    pub(super) fn new<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
+    #[must_use]
+    pub fn new<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
         let looked_at = |path: &Path| (path.to_owned(), version(path));
         Self {
             files: paths.into_iter().map(looked_at).collect(),
@@ -24,7 +25,7 @@ impl Watched {
     }
 
     /// Whether any of the files has changed since this was last asked.
-    pub(super) fn have_changed(&mut self) -> bool {
+    pub fn have_changed(&mut self) -> bool {
         let mut changed = false;
         for (path, known) in &mut self.files {
             let now = version(path);
