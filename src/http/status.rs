@@ -271,8 +271,8 @@ fn wallaby(status: &NodeStatus) -> Value {
         "page_size": status.page_size,
         "purged_index": status.purged_index,
         "removed": status.removed,
-        "role": status.role.name(),
         "repair": repair(&status.repair),
+        "role": status.role.name(),
         "stages": stages,
         "wal_bytes": status.wal_bytes,
     })

@@ -9,10 +9,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::{ChangeMembers, ReadPolicy};
 
 use super::Raft;
+use super::rounds;
 use super::tally::{NodeCounter, Tally};
 use super::wire::{self, Greeting, Introduction, Joined, Joining, kind};
 use crate::raft::{Member, Membership, Role};
@@ -335,11 +336,7 @@ fn rest_of_change(config: &Membership) -> Option<ChangeMembers<u64, Member>> {
 /// The answer to a node that takes itself for a member and is none. It will act on it, so it must
 /// come from a leader that is one, and about something that is committed.
 async fn gone(raft: &Raft, id: u64) -> Result<Joined, String> {
-    let round = raft.get_read_linearizer(ReadPolicy::ReadIndex);
-    let round = tokio::time::timeout(CONFIRM_PATIENCE, round).await;
-    if !matches!(round, Ok(Ok(_))) {
-        return Err("this node could not make sure that it leads".to_owned());
-    }
+    rounds::confirmed(raft, CONFIRM_PATIENCE).await?;
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
     let committed = &metrics.committed_membership_config;

@@ -11,8 +11,8 @@ use crate::sqlite::{Reply, Request};
 /// The guarantee a read asks for.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Level {
-    /// Answered by the node that received it, once it has applied what the leader had committed when
-    /// a quorum confirmed it (ReadIndex).
+    /// Answered by the node that received it, once it has applied what the leader had committed
+    /// when a quorum confirmed it (ReadIndex).
     Linearizable,
     /// Answered from the local database, whatever its age.
     None,

@@ -297,11 +297,6 @@ impl Assembly {
         let raft = self.start_raft(&owner, log.clone(), machine).await?;
         proposer.connect(raft.clone());
         let (writes, queue) = WriteQueue::new();
-        let confirmations = Confirmations::of(
-            Arc::clone(&self.raft),
-            self.options.election_max() * 2,
-            Arc::clone(&self.tally),
-        );
         let inner = Arc::new(Inner {
             options: self.options.clone(),
             doorkeeper: Arc::clone(&self.doorkeeper),
@@ -316,7 +311,7 @@ impl Assembly {
             stages,
             tally: Arc::clone(&self.tally),
             writes,
-            confirmations,
+            confirmations: self.confirmations(),
             questions: Questions::of(Arc::clone(&self.handler_node)),
             led: watch::Sender::default(),
             watches,
@@ -338,6 +333,11 @@ impl Assembly {
         tokio::spawn(repair::run(Arc::clone(&inner)));
         tokio::spawn(scrub::run(Arc::clone(&inner), was_closed));
         Ok(inner)
+    }
+
+    fn confirmations(&self) -> Confirmations {
+        let (raft, tally) = (Arc::clone(&self.raft), Arc::clone(&self.tally));
+        Confirmations::of(raft, self.options.election_max() * 2, tally)
     }
 
     async fn start_owner(

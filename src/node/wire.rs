@@ -16,7 +16,7 @@
 //! | 9 | request, control | [`Joining`] | [`Joined`] |
 //! | 10 | request, control | [`Adoption`] | [`Adopted`] |
 //! | 11 | request, data | an errand: [`super::errand::Message`] | [`super::errand::Report`] |
-//! | 12 | request, data | [`Asking`](super::read_index::Asking) | [`Asked`](super::read_index::Asked) |
+//! | 12 | request, data | [`super::read_index::Asking`] | [`super::read_index::Asked`] |
 //! | 13 | stream, bulk | [`Loading`](super::load::Loading), then its bytes | [`Forwarded`] |
 //! | 20 | request, data | [`Wanted`](super::repair::Wanted) | page numbers and images |
 //!
