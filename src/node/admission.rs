@@ -371,7 +371,8 @@ pub(crate) async fn change(
     changed.map(drop).map_err(|error| error.to_string())
 }
 
-const GREETING_PATIENCE: Duration = Duration::from_millis(800);
+/// A machine that is busy answers late, and one that is alive must not be taken for dead.
+const GREETING_PATIENCE: Duration = Duration::from_secs(3);
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(500);
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(10);

@@ -102,7 +102,9 @@ pub(crate) async fn attend(inner: Arc<Inner>) {
 impl Attempts {
     fn are_used_up(&self, inner: &Inner) -> bool {
         let search = &inner.membership.search;
-        self.made >= search.attempts && self.begun.elapsed() >= search.time_max
+        // Those who start a cluster together have agreed on how long they wait for each other.
+        let waits = search.bootstrap_expect > 0 && self.begun.elapsed() < search.time_max;
+        self.made >= search.attempts && !waits
     }
 }
 

@@ -21,8 +21,9 @@ impl Default for Health {
 impl Health {
     /// Takes the node out of service. The first reason stays.
     pub(crate) fn fail(&self, why: String) {
-        if set_once(&self.failure, &why) {
-            tracing::error!(reason = %why, "this node stops serving");
+        let set = set_once(&self.failure, why);
+        if let Some(why) = set {
+            tracing::error!(reason = why, "this node stops serving");
         }
     }
 
@@ -38,8 +39,12 @@ impl Health {
 
     /// Takes the node out of service because it is no member any more.
     pub(crate) fn dismiss(&self, why: String) {
-        if set_once(&self.dismissal, &why) {
-            tracing::warn!(reason = %why, "this node is no member of its cluster any more");
+        let set = set_once(&self.dismissal, why);
+        if let Some(why) = set {
+            tracing::warn!(
+                reason = why,
+                "this node is no member of its cluster any more"
+            );
         }
     }
 
@@ -49,13 +54,14 @@ impl Health {
     }
 }
 
-/// Sets a reason unless there is one.
-fn set_once(reason: &watch::Sender<Option<String>>, why: &str) -> bool {
-    reason.send_if_modified(|reason| {
-        if reason.is_some() {
-            return false;
+/// Sets a reason unless there is one; the reason if it was set.
+fn set_once(reason: &watch::Sender<Option<String>>, why: String) -> Option<String> {
+    let set = reason.send_if_modified(|reason| {
+        let is_first = reason.is_none();
+        if is_first {
+            *reason = Some(why.clone());
         }
-        *reason = Some(why.to_owned());
-        true
-    })
+        is_first
+    });
+    set.then_some(why)
 }

@@ -154,16 +154,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let identity =
         Identity::load_or_create(&options.data_dir, name, options.advertised_raft_addr())?;
     let identity = refound(&options, identity).await?;
-    let member = Member {
-        name: identity.name.clone(),
-        raft_addr: options.advertised_raft_addr().to_owned(),
-        http_addr: options.http_adv_addr.clone(),
-        role: if options.replica {
-            Role::Replica
-        } else {
-            Role::Voter
-        },
-    };
+    let member = own_member(&options, &identity);
     let endpoint = bind(&options, &identity)?;
     let (raft, health) = (Arc::new(OnceLock::new()), Arc::new(Health::default()));
     let tally = Arc::<Tally<NodeCounter>>::default();
@@ -221,6 +212,20 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     };
     assembly.launch(&shell, assigned).await?;
     Ok(shell)
+}
+
+/// This node as it presents itself to others.
+fn own_member(options: &NodeOptions, identity: &Identity) -> Member {
+    Member {
+        name: identity.name.clone(),
+        raft_addr: options.advertised_raft_addr().to_owned(),
+        http_addr: options.http_adv_addr.clone(),
+        role: if options.replica {
+            Role::Replica
+        } else {
+            Role::Voter
+        },
+    }
 }
 
 impl Assembly {

@@ -56,8 +56,8 @@ pub struct NodeOptions {
     pub hands_over: bool,
     /// How long a node without a cluster looks for one before it gives up.
     pub settle_time_max: Duration,
-    /// How often a node that never was a member asks to be one before it gives up; it also takes
-    /// at least `settle_time_max`.
+    /// How often a node that never was a member asks to be one before it gives up; one that starts
+    /// a cluster with others asks for at least `settle_time_max`.
     pub join_attempts: u32,
     /// Time between these attempts.
     pub join_interval: Duration,

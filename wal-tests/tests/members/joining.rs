@@ -6,7 +6,7 @@ use wal_tests::cluster::{Formation, ProcessCluster};
 
 use crate::{add, raft_addr, remove, set, status, take, wait_roles, write};
 
-const IMPATIENT: [&str; 4] = ["-join-attempts", "2", "-join-interval", "200ms"];
+const IMPATIENT: [&str; 4] = ["-join-attempts", "9", "-join-interval", "200ms"];
 
 #[test]
 fn a_node_with_the_name_of_one_that_is_alive_gives_up_after_its_attempts() {
@@ -30,7 +30,7 @@ fn a_node_with_the_name_of_one_that_is_alive_gives_up_after_its_attempts() {
     assert_eq!(cluster.wait_end(2).code(), Some(1));
     let log = cluster.log_text(2);
     for expected in [
-        "it could not join the cluster in 2 attempts",
+        "it could not join the cluster in 9 attempts",
         "\"node2\" is alive at",
     ] {
         let found = log.contains(expected) || log.contains(&expected.replace('"', "\\\""));
