@@ -8,17 +8,31 @@
 //! | `voter`, `reachable`, `leader` | always | |
 //! | `time`, `time_s` | it answered | how long that took, in seconds and as Go prints it |
 //! | `error` | it did not answer | why |
+//! | `wallaby` | it was heard once | what rqlite does not have; see below |
+//!
+//! In `wallaby`, the values of a node that does not answer are those of its last contact:
+//!
+//! | Field | Meaning |
+//! |---|---|
+//! | `applied_index` | the last log entry that it has applied |
+//! | `lag_entries` | entries that are committed and not applied there |
+//! | `lag_bytes` | their bytes, as far as the log of the node that answers has them |
+//! | `data_index` | the last entry that changed its database |
+//! | `database_hash` | since then; with equal indexes, all nodes have equal hashes |
+//! | `last_contact` | when it was last heard; not for the node that answers |
+//! | `silent_since` | if it does not answer: since when |
 //!
 //! An object by id; with `ver=2` `{"nodes":[...]}`, sorted by id. Without `nonvoters` only voters.
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
+use serde_json::{Value, json};
 
-use crate::node::MemberStatus;
+use crate::node::{MemberStatus, Progress};
 
 use super::parameters::Parameters;
 use super::server::Server;
-use super::{duration, json, refusal};
+use super::{date, duration, json, refusal};
 
 pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
     let mut members = server.node.members(parameters.timeout).await;
@@ -49,6 +63,10 @@ pub fn render(members: &mut [MemberStatus], array: bool, scheme: &str) -> Vec<u8
             out.push(b':');
         }
         node(&mut out, member, scheme);
+        if let Some(progress) = &member.progress {
+            additions(&mut out, progress);
+        }
+        out.push(b'}');
     }
     out.extend_from_slice(if array { b"]}" } else { b"}" });
     out
@@ -58,9 +76,11 @@ pub fn render(members: &mut [MemberStatus], array: bool, scheme: &str) -> Vec<u8
 pub(super) fn render_one(member: &MemberStatus, scheme: &str) -> Vec<u8> {
     let mut out = Vec::new();
     node(&mut out, member, scheme);
+    out.push(b'}');
     out
 }
 
+/// All but the closing brace.
 fn node(out: &mut Vec<u8>, member: &MemberStatus, scheme: &str) {
     out.extend_from_slice(b"{\"id\":");
     json::string(out, &member.name);
@@ -102,5 +122,27 @@ fn node(out: &mut Vec<u8>, member: &MemberStatus, scheme: &str) {
         out.extend_from_slice(b",\"error\":");
         json::string(out, error);
     }
-    out.push(b'}');
+}
+
+fn additions(out: &mut Vec<u8>, progress: &Progress) {
+    out.extend_from_slice(b",\"wallaby\":");
+    json::tree(out, &report(progress));
+}
+
+/// How far a node is, as `/nodes` and `/status` show it.
+pub(super) fn report(progress: &Progress) -> Value {
+    let mut report = json!({
+        "applied_index": progress.applied_index,
+        "lag_entries": progress.lag_entries,
+        "lag_bytes": progress.lag_bytes,
+        "data_index": progress.data_index,
+        "database_hash": progress.database_hash,
+    });
+    if let Some(at) = progress.last_contact {
+        report["last_contact"] = json!(date::moment(at));
+    }
+    if let Some(since) = progress.silent_since {
+        report["silent_since"] = json!(date::moment(since));
+    }
+    report
 }

@@ -14,17 +14,18 @@
 //! | `store.request_marshaler`, `observer`, `snapshot_cas` | parts that do not exist |
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::node::{NodeOptions, NodeStatus, SqliteFacts};
+use crate::node::{MemberStatus, NodeOptions, NodeStatus, SqliteFacts};
 
+use super::date::moment;
 use super::parameters::Parameters;
 use super::server::Server;
-use super::{date, duration, json, queued, refusal};
+use super::{duration, json, nodes, queued, refusal};
 
 pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
     let status = server.node.status();
@@ -100,14 +101,6 @@ fn process(server: &Server) -> Value {
         "start_time": moment(server.started),
         "uptime": duration::format(uptime),
     })
-}
-
-fn moment(time: SystemTime) -> String {
-    let since: Duration = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    date::from_unix(
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        since.subsec_nanos(),
-    )
 }
 
 fn operating_system() -> Value {
@@ -232,7 +225,19 @@ fn raft(status: &NodeStatus) -> Value {
     })
 }
 
+/// A member as this node last heard of it; nobody is asked.
+fn member(member: &MemberStatus) -> Value {
+    let mut shown = match &member.progress {
+        Some(progress) => nodes::report(progress),
+        None => json!({}),
+    };
+    shown["id"] = json!(member.name);
+    shown
+}
+
 fn wallaby(status: &NodeStatus) -> Value {
+    let mut members: Vec<_> = status.members.iter().collect();
+    members.sort_by(|one, other| one.name.cmp(&other.name));
     let stages: serde_json::Map<_, _> = status
         .stages
         .iter()
@@ -246,7 +251,10 @@ fn wallaby(status: &NodeStatus) -> Value {
         "cluster_id": status.cluster_id,
         "data_index": status.data_index,
         "database_hash": status.database_hash,
+        "lag_bytes": status.progress.as_ref().map(|progress| progress.lag_bytes),
+        "lag_entries": status.progress.as_ref().map(|progress| progress.lag_entries),
         "log_bytes": status.log_bytes,
+        "nodes": members.into_iter().map(member).collect::<Vec<_>>(),
         "out_of_service": status.out_of_service,
         "page_count": status.page_count,
         "page_size": status.page_size,

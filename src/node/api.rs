@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::caller::Credentials;
 use super::footprint::Footprint;
+use super::progress::Progress;
 use crate::sqlite::{Reply, Request};
 
 /// The guarantee a read asks for.
@@ -186,6 +187,8 @@ pub struct MemberStatus {
     pub version: String,
     /// Why it did not answer.
     pub error: Option<String>,
+    /// How far it is, or was when it was last heard; `None`: it never was.
+    pub progress: Option<Progress>,
 }
 
 /// A node's own state.
@@ -241,6 +244,8 @@ pub struct NodeStatus {
     pub log_bytes: u64,
     /// Whether the database exists and everything recovered is applied.
     pub ready: bool,
+    /// How far this node is.
+    pub progress: Option<Progress>,
     /// Why the node stopped serving, if it did.
     pub out_of_service: Option<String>,
     /// What keeps checkpoints from completing, if anything.

@@ -18,6 +18,7 @@
 //! | `identity`, `membership`, `admission`, `join_gate` | who this node is, and who may join |
 //! | `recovery`, `memory` | how it starts |
 //! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
+//! | `progress` | how far each member is |
 //! | `health`, `notices` | what is wrong, what an operator is told |
 //! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
 //!
@@ -64,6 +65,7 @@ mod outlets;
 mod owner;
 mod parts;
 mod peers;
+mod progress;
 mod proposer;
 mod read;
 mod recovery;
@@ -92,6 +94,7 @@ pub use facts::SqliteFacts;
 pub use footprint::Footprint;
 pub use image::ImageReader;
 pub use options::NodeOptions;
+pub use progress::Progress;
 pub use running::Node;
 pub use stages::Stage;
 pub(crate) use tally::counted;

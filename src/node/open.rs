@@ -31,6 +31,7 @@ use super::options::NodeOptions;
 use super::outlets::{Outlets, Watches};
 use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
+use super::progress::Stands;
 use super::proposer::Proposer;
 use super::recovery::{Recovered, reconcile, recover};
 use super::rounds::Rounds;
@@ -281,6 +282,7 @@ impl Assembly {
             facts: OnceLock::new(),
             admission: Arc::clone(&self.admission),
             contact: Contact::default(),
+            stands: Stands::default(),
             handed_over_term: AtomicU64::new(0),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             loads: Arc::new(Semaphore::new(1)),

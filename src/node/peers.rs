@@ -138,6 +138,10 @@ impl Peers {
                 };
                 Ok(wire::encode(&Forwarded::Refused(refusal)))
             }
+            kind::STAND => {
+                let inner = self.node.get().and_then(Weak::upgrade);
+                Ok(wire::encode(&inner.map(|inner| inner.stand())))
+            }
             kind::ERRAND => {
                 let message: errand::Message = wire::decode(&body)?;
                 Ok(wire::encode(&self.errand(message).await))

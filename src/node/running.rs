@@ -23,6 +23,7 @@ use super::membership::Membership;
 use super::options::NodeOptions;
 use super::outlets::Watches;
 use super::owner::Owner;
+use super::progress::Stands;
 use super::rounds::Rounds;
 use super::routing::{FORWARD_MARGIN, Route, forwarded, undelivered};
 use super::stages::Stages;
@@ -78,6 +79,8 @@ pub(crate) struct Inner {
     pub(crate) admission: Arc<Admission>,
     /// When the leader was last heard.
     pub(crate) contact: Contact,
+    /// How far the others are.
+    pub(crate) stands: Stands,
     /// The term in which this node hands its leadership over, and begins no group; 0: none.
     pub(crate) handed_over_term: AtomicU64,
     /// Places for backups on their way to clients.

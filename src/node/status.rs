@@ -177,6 +177,10 @@ impl Inner {
         drop(metrics);
         status.leader = self.leader();
         status.members = self.known_members();
+        for member in &mut status.members {
+            member.progress = self.progress_of(member.raft_id);
+        }
+        status.progress = self.progress_of(status.raft_id);
     }
 
     fn leader(&self) -> Option<MemberStatus> {
@@ -237,6 +241,7 @@ impl Inner {
             member.reachable = true;
             member.version = env!("CARGO_PKG_VERSION").to_owned();
             member.elapsed = begun.elapsed();
+            member.progress = self.progress_of(member.raft_id);
             return member;
         }
         let greeting = Greeting {
@@ -247,9 +252,9 @@ impl Inner {
         };
         let body = Bytes::from(wire::encode(&greeting));
         let peer = self.endpoint.peer(&member.raft_addr, Some(member.raft_id));
-        let reply = peer
-            .request(kind::GREETING, Priority::Control, body, timeout)
-            .await;
+        let greeting = peer.request(kind::GREETING, Priority::Control, body, timeout);
+        let (reply, ()) = tokio::join!(greeting, self.ask_stand(&member, timeout));
+        member.progress = self.progress_of(member.raft_id);
         let reply = reply.map_err(|error| error.to_string());
         match reply.and_then(|reply| wire::decode::<Introduction>(&reply)) {
             Ok(introduction) => {

@@ -8,6 +8,7 @@ use openraft::impls::ProgressResponder;
 
 use super::gate::Origin;
 use super::notices;
+use super::progress;
 use super::running::Inner;
 use crate::raft::{LeaderId, Payload};
 use crate::sqlite::{AutoVacuum, genesis_page};
@@ -24,6 +25,7 @@ pub(crate) fn start(inner: &Arc<Inner>, origin: Origin) {
     tokio::spawn(watch_raft(Arc::clone(inner)));
     tokio::spawn(notices::leaders(Arc::clone(inner)));
     tokio::spawn(notices::silence(Arc::clone(inner)));
+    tokio::spawn(progress::follow(Arc::clone(inner)));
     tokio::spawn(leave_when_failed(Arc::clone(inner)));
 }
 

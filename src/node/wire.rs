@@ -18,6 +18,7 @@
 //! | 11 | request, data | an errand: [`super::errand::Message`] | [`super::errand::Report`] |
 //! | 12 | request, data | [`Asking`](super::backup::Asking) | [`Asked`](super::backup::Asked) |
 //! | 13 | stream, bulk | [`Loading`](super::load::Loading), then its bytes | [`Forwarded`] |
+//! | 21 | request, control | nothing | [`Stand`](super::progress::Stand), if the node has one |
 //!
 //! Kinds 8 and 10 are the only ones that a peer without a cluster may send or receive.
 
@@ -45,6 +46,7 @@ pub(crate) mod kind {
     pub(crate) const ERRAND: u8 = 11;
     pub(crate) const READ_INDEX: u8 = 12;
     pub(crate) const LOAD: u8 = 13;
+    pub(crate) const STAND: u8 = 21;
 }
 
 /// A log id.

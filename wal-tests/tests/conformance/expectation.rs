@@ -181,7 +181,7 @@ impl Expectation {
             None if self.checks.is_empty() && answer.body.is_empty() => Ok(Names::new()),
             None if self.checks.is_empty() => Err("no body is expected".to_owned()),
             None => Ok(Names::new()),
-            Some(pattern) => pattern.matches(&answer.text(), names),
+            Some(pattern) => pattern.matches(&answer.common_text(), names),
         };
         match body {
             Ok(found) => kept.extend(found),
