@@ -19,6 +19,7 @@
 //! | `lag_bytes` | their bytes, as far as the log of the node that answers has them |
 //! | `data_index` | the last entry that changed its database |
 //! | `database_hash` | since then; with equal indexes, all nodes have equal hashes |
+//! | `lacks_room` | true: its disk is almost full; else it is left out |
 //! | `last_contact` | when it was last heard; not for the node that answers |
 //! | `silent_since` | if it does not answer: since when |
 //!
@@ -138,6 +139,9 @@ pub(super) fn report(progress: &Progress) -> Value {
         "data_index": progress.data_index,
         "database_hash": progress.database_hash,
     });
+    if progress.lacks_room {
+        report["lacks_room"] = json!(true);
+    }
     if let Some(at) = progress.last_contact {
         report["last_contact"] = json!(date::moment(at));
     }

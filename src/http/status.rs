@@ -259,6 +259,7 @@ fn wallaby(status: &NodeStatus) -> Value {
         "page_count": status.page_count,
         "page_size": status.page_size,
         "purged_index": status.purged_index,
+        "shortage": status.shortage,
         "stages": stages,
         "wal_bytes": status.wal_bytes,
     })

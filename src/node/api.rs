@@ -246,6 +246,8 @@ pub struct NodeStatus {
     pub ready: bool,
     /// How far this node is.
     pub progress: Option<Progress>,
+    /// What room is short on the disk, if it is.
+    pub shortage: Option<String>,
     /// Why the node stopped serving, if it did.
     pub out_of_service: Option<String>,
     /// What keeps checkpoints from completing, if anything.

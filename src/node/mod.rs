@@ -18,7 +18,7 @@
 //! | `identity`, `membership`, `admission`, `join_gate` | who this node is, and who may join |
 //! | `recovery`, `memory` | how it starts |
 //! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
-//! | `progress` | how far each member is |
+//! | `progress`, `room` | how far each member is; room on this one's disk |
 //! | `health`, `notices` | what is wrong, what an operator is told |
 //! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
 //!
@@ -69,6 +69,7 @@ mod progress;
 mod proposer;
 mod read;
 mod recovery;
+mod room;
 mod rounds;
 mod routing;
 mod running;

@@ -34,6 +34,7 @@ use super::peers::{Peers, Shared};
 use super::progress::Stands;
 use super::proposer::Proposer;
 use super::recovery::{Recovered, reconcile, recover};
+use super::room::Room;
 use super::rounds::Rounds;
 use super::running::{Inner, Node, Shell, check};
 use super::stages::Stages;
@@ -283,6 +284,7 @@ impl Assembly {
             admission: Arc::clone(&self.admission),
             contact: Contact::default(),
             stands: Stands::default(),
+            room: Room::default(),
             handed_over_term: AtomicU64::new(0),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             loads: Arc::new(Semaphore::new(1)),

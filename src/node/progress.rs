@@ -29,6 +29,8 @@ pub struct Progress {
     pub data_index: u64,
     /// The hash of its database after that entry, 32 hex digits.
     pub database_hash: String,
+    /// Whether its disk is almost full.
+    pub lacks_room: bool,
     /// When it was last heard; `None` for this node itself.
     pub last_contact: Option<SystemTime>,
     /// Since when it does not answer.
@@ -42,6 +44,8 @@ pub(crate) struct Stand {
     applied: u64,
     data: u64,
     hash: u128,
+    /// Its disk is almost full.
+    lacks_room: bool,
 }
 
 /// What is known of the others, by Raft id.
@@ -84,6 +88,11 @@ impl Stands {
         self.lock().get(&id).copied()
     }
 
+    /// Whether a member said that its disk is not almost full.
+    pub(crate) fn has_room(&self, id: u64) -> bool {
+        self.of(id).is_some_and(|heard| !heard.stand.lacks_room)
+    }
+
     /// The greatest index that any of them knew to be committed.
     fn committed(&self) -> u64 {
         let heard = self.lock();
@@ -120,6 +129,7 @@ impl Inner {
             applied: self.frontier.reached().index(),
             data: extent.data_index,
             hash: extent.hash,
+            lacks_room: self.room.shortage().is_some(),
         }
     }
 
@@ -163,6 +173,7 @@ impl Inner {
             lag_bytes: self.log.bytes_between(stand.applied, committed),
             data_index: stand.data,
             database_hash: format!("{:032x}", stand.hash),
+            lacks_room: stand.lacks_room,
             last_contact,
             silent_since,
         }

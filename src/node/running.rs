@@ -24,6 +24,7 @@ use super::options::NodeOptions;
 use super::outlets::Watches;
 use super::owner::Owner;
 use super::progress::Stands;
+use super::room::Room;
 use super::rounds::Rounds;
 use super::routing::{FORWARD_MARGIN, Route, forwarded, undelivered};
 use super::stages::Stages;
@@ -79,6 +80,8 @@ pub(crate) struct Inner {
     pub(crate) admission: Arc<Admission>,
     /// When the leader was last heard.
     pub(crate) contact: Contact,
+    /// Room on the disk.
+    pub(crate) room: Room,
     /// How far the others are.
     pub(crate) stands: Stands,
     /// The term in which this node hands its leadership over, and begins no group; 0: none.

@@ -181,6 +181,7 @@ impl Inner {
             member.progress = self.progress_of(member.raft_id);
         }
         status.progress = self.progress_of(status.raft_id);
+        status.shortage = self.room.shortage();
     }
 
     fn leader(&self) -> Option<MemberStatus> {

@@ -9,6 +9,7 @@ use openraft::impls::ProgressResponder;
 use super::gate::Origin;
 use super::notices;
 use super::progress;
+use super::room;
 use super::running::Inner;
 use crate::raft::{LeaderId, Payload};
 use crate::sqlite::{AutoVacuum, genesis_page};
@@ -26,6 +27,7 @@ pub(crate) fn start(inner: &Arc<Inner>, origin: Origin) {
     tokio::spawn(notices::leaders(Arc::clone(inner)));
     tokio::spawn(notices::silence(Arc::clone(inner)));
     tokio::spawn(progress::follow(Arc::clone(inner)));
+    tokio::spawn(room::watch(Arc::clone(inner)));
     tokio::spawn(leave_when_failed(Arc::clone(inner)));
 }
 
