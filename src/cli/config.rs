@@ -130,6 +130,8 @@ impl ServeConfig {
             spool_bytes_max: flags.spool_bytes,
             log_tail_bytes: flags.log_tail,
             log_segment_bytes: flags.log_segment,
+            scrub_rate: flags.scrub_rate,
+            scrub_interval: flags.scrub_interval,
             result_bytes_max,
             ..NodeOptions::new(data_dir.clone(), flags.raft_addr, http_adv_addr)
         };
@@ -282,6 +284,7 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
     )?;
     within("spool-bytes", flags.spool_bytes, 64 << 10, 1 << 40)?;
     within("log-tail", flags.log_tail, 0, 1 << 40)?;
+    within("scrub-rate", flags.scrub_rate, 0, 1 << 40)?;
     within("log-segment", flags.log_segment, 1 << 20, 1 << 30)?;
     let (capacity, batch) = (flags.write_queue_capacity, flags.write_queue_batch_size);
     within("write-queue-capacity", capacity as u64, 1, 1 << 20)?;

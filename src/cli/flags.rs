@@ -160,6 +160,13 @@ pub(crate) struct ServeFlags {
     /// Bytes of one segment of the log; what is no longer needed goes by whole segments.
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     pub(crate) log_segment: u64,
+    /// Bytes of the database file that are read and compared per second in the background, to find
+    /// damage; 0: none.
+    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20)]
+    pub(crate) scrub_rate: u64,
+    /// Time from one such reading of the whole file to the next.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = span)]
+    pub(crate) scrub_interval: Duration,
     /// error, warn, info, debug or trace; the variable RUST_LOG wins.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: String,

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use wallaby::http::HttpOptions;
 use wallaby::node::Node;
-use wallaby::ops::Upkeep;
+use wallaby::ops::{PeersFileError, Upkeep, peers_file};
 
 use crate::cli::config::ServeConfig;
 use crate::cli::extensions::{self, ExtensionsError};
@@ -44,6 +44,9 @@ pub(crate) enum ServeError {
     /// The node went out of service for good while it ran.
     #[error("out of service: {0}")]
     OutOfService(String),
+    /// The file that names the nodes that go on cannot be obeyed.
+    #[error(transparent)]
+    PeersFile(#[from] PeersFileError),
     /// The parent that was to be watched is not the parent, or not any more.
     #[error("the parent process {0} has ended")]
     ParentEnded(u32),
@@ -85,6 +88,7 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
     };
     let joined = join::raft_addresses(&config.join_http, &config.data_dir, &how)?;
     config.node.join.extend(joined);
+    config.node.recovery = peers_file::read(&config.data_dir)?;
     config.node.extensions = extensions::open(&config.extensions, &config.data_dir)?;
     config.node.join_as.clone_from(&http.join_as);
     config.node.authority = http_config::authority(&http.options);

@@ -7,6 +7,7 @@
 //! | `qualify_columns` | flag | off | `table.column` for columns that come from a table |
 //! | `timings`, `pretty`, `associative` | flag | off | form of the answer |
 //! | `raft_index`, `blob_array` | flag | off | form of the answer |
+//! | `raft_index` | number | 0 | reads: the log index that they have to see, waited for; not for backups |
 //! | `timeout` | duration | 30 s | how long the client waits; then its statements are ended |
 //! | `linearizable_timeout` | duration | 10 s | how long finding the leader may take |
 //! | `db_timeout` | duration | none | longest run of one statement; zero means none |
@@ -65,6 +66,12 @@ pub enum ParameterError {
     /// Not an integer; the parameter's name.
     #[error("{0} is not a valid integer")]
     NotInteger(&'static str),
+    /// Neither a log index nor one of the values that flags are given.
+    #[error(
+        "{0} is not a log index: give the number that came with the answer to a write, and a read \
+         waits until the node that serves it has applied the log up to there"
+    )]
+    NotIndex(&'static str),
     /// `q` is there, and empty.
     #[error("query parameter not set")]
     QueryEmpty,
@@ -85,6 +92,8 @@ pub struct Parameters {
     pub statement_time_max: Option<Duration>,
     /// `freshness` and `freshness_strict`; zero means none.
     pub freshness: Option<Freshness>,
+    /// The value of `raft_index`; 0 if it is only a flag.
+    pub index_min: u64,
 }
 
 impl Parameters {
@@ -116,6 +125,11 @@ impl Parameters {
                 return Err(ParameterError::NotInteger(name));
             }
         }
+        let index_min = match values.get("raft_index").map_or("", String::as_str) {
+            // What some clients give to flags.
+            "" | "false" | "true" => 0,
+            text => index(text, "raft_index")?,
+        };
         if values.contains_key("freshness_strict") && !values.contains_key("freshness") {
             return Err(ParameterError::FreshnessMissing);
         }
@@ -129,6 +143,7 @@ impl Parameters {
             timeout,
             linearizable_timeout,
             statement_time_max,
+            index_min,
         })
     }
 
@@ -160,6 +175,14 @@ impl Parameters {
             _ => LevelAsked::Fixed(Level::Weak),
         }
     }
+}
+
+/// A log index; `name` is where it was found.
+///
+/// # Errors
+/// [`ParameterError::NotIndex`].
+pub(super) fn index(text: &str, name: &'static str) -> Result<u64, ParameterError> {
+    text.parse().map_err(|_| ParameterError::NotIndex(name))
 }
 
 /// Splits a query string into names and values; the first value of a name counts.

@@ -6,7 +6,7 @@
 //! | `Busy` | 503 | why, plain text |
 //! | `Failed` | 500 | why, plain text |
 //! | `LeaderNotFound` | 503 | `leader not found`, plain text, as rqlite |
-//! | `NotCommitted`, `NotReady`, `Overloaded`, `OutOfService` | 503 | results and error |
+//! | `Damaged`, `NotCommitted`, `NotReady`, `Overloaded`, `OutOfService` | 503 | results and error |
 //! | `TooLarge`, `Unfit` | 413, 400 | why, plain text |
 //! | `TimedOut` | 504 | results and error |
 //! | `Unknown` | 409 | results and error |
@@ -83,7 +83,8 @@ pub(super) fn refused(refusal: &Refusal, envelope: &Envelope) -> Response<Body> 
             return text(StatusCode::PAYLOAD_TOO_LARGE, &refusal.to_string());
         }
         Refusal::Unfit(_) => return text(StatusCode::BAD_REQUEST, &refusal.to_string()),
-        Refusal::NotCommitted(_)
+        Refusal::Damaged(_)
+        | Refusal::NotCommitted(_)
         | Refusal::NotReady(_)
         | Refusal::Overloaded(_)
         | Refusal::OutOfService(_) => StatusCode::SERVICE_UNAVAILABLE,

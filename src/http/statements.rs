@@ -1,11 +1,17 @@
 //! `/db/execute`, `/db/query` and `/db/request`: from body to statements to results.
+//!
+//! Answers to what was written to the log carry its index in the header `X-Wallaby-Raft-Index`, and
+//! with the parameter `raft_index` in the body as well. A read that brings one along, in the same
+//! header or as the value of that parameter, sees at least that: the later one if it brings both.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderName, HeaderValue, Method, Request as HttpRequest, Response, StatusCode};
+use axum::http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Response, StatusCode,
+};
 
 use crate::node::{
     Answer, Credentials, Level, ReadRequest, Refusal, Reply, Request, Served, Shape, Statement,
@@ -15,7 +21,7 @@ use crate::node::{
 use super::body::{self, Share};
 use super::caller;
 use super::counters::HttpCounter;
-use super::parameters::{LevelAsked, Parameters};
+use super::parameters::{self, LevelAsked, ParameterError, Parameters};
 use super::queued;
 use super::redirect;
 use super::refusal;
@@ -24,6 +30,7 @@ use super::response::{self, Envelope, Form, TooLong};
 use super::server::Server;
 
 const SERVED_BY: HeaderName = HeaderName::from_static("x-rqlite-served-by");
+const RAFT_INDEX: HeaderName = HeaderName::from_static("x-wallaby-raft-index");
 
 /// Bodies and results above these sizes are converted on a blocking thread: they would hold up
 /// every other call on this worker for milliseconds.
@@ -33,10 +40,14 @@ const INLINE_VALUES_MAX: usize = 10_000;
 pub(super) async fn answer(
     server: &Arc<Server>,
     shape: Shape,
-    parameters: Parameters,
+    mut parameters: Parameters,
     http_request: HttpRequest<Body>,
 ) -> Response<Body> {
     let started = Instant::now();
+    match index_of(http_request.headers()) {
+        Ok(index) => parameters.index_min = parameters.index_min.max(index),
+        Err(error) => return refusal::text(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
     let uri = http_request.uri().clone();
     let caller = caller::credentials(http_request.headers());
     let received = statements(server, shape, &parameters, http_request).await;
@@ -90,6 +101,7 @@ pub(super) async fn answer(
     if parameters.flag("raft_index") {
         envelope.raft_index = served.raft_index;
     }
+    let raft_index = served.raft_index;
     let served_by = HeaderValue::from_str(&served.served_by);
     let failed = served.reply.error.is_some();
     let mut response =
@@ -101,7 +113,19 @@ pub(super) async fn answer(
     if let (false, Ok(served_by)) = (failed, served_by) {
         response.headers_mut().insert(SERVED_BY, served_by);
     }
+    if let Some(index) = raft_index {
+        let index = HeaderValue::from(index);
+        response.headers_mut().insert(RAFT_INDEX, index);
+    }
     response
+}
+
+/// The index in the headers of a request; 0 if there is none.
+fn index_of(headers: &HeaderMap) -> Result<u64, ParameterError> {
+    let Some(value) = headers.get(RAFT_INDEX) else {
+        return Ok(0);
+    };
+    parameters::index(value.to_str().unwrap_or_default(), "X-Wallaby-Raft-Index")
 }
 
 fn count(server: &Server, shape: Shape, statements: usize) {
@@ -195,6 +219,7 @@ async fn serve(
     let read = ReadRequest {
         caller,
         freshness: parameters.freshness,
+        index_min: parameters.index_min,
         confirm_timeout: (level == Level::Linearizable).then_some(parameters.linearizable_timeout),
         ..ReadRequest::new(request, level, timeout)
     };

@@ -20,7 +20,7 @@ use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::node::{MemberStatus, NodeOptions, NodeStatus, SqliteFacts};
+use crate::node::{MemberStatus, NodeOptions, NodeStatus, RepairStatus, SqliteFacts};
 
 use super::date::moment;
 use super::parameters::Parameters;
@@ -235,6 +235,23 @@ fn member(member: &MemberStatus) -> Value {
     shown
 }
 
+fn repair(repair: &RepairStatus) -> Value {
+    let mut value = json!({
+        "damaged": repair.damaged,
+        "found": repair.found,
+        "repaired": repair.repaired,
+        "scrub": {
+            "bytes_per_second": repair.scrub_rate,
+            "pages": repair.scrub_pages,
+            "pages_done": repair.scrubbed_pages,
+        },
+    });
+    if let Some(completed) = repair.scrub_completed_at {
+        value["scrub"]["last_complete"] = json!(moment(completed));
+    }
+    value
+}
+
 fn wallaby(status: &NodeStatus) -> Value {
     let mut members: Vec<_> = status.members.iter().collect();
     members.sort_by(|one, other| one.name.cmp(&other.name));
@@ -259,6 +276,7 @@ fn wallaby(status: &NodeStatus) -> Value {
         "page_count": status.page_count,
         "page_size": status.page_size,
         "purged_index": status.purged_index,
+        "repair": repair(&status.repair),
         "shortage": status.shortage,
         "stages": stages,
         "wal_bytes": status.wal_bytes,

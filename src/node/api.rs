@@ -12,7 +12,8 @@ use crate::sqlite::{Reply, Request};
 /// The guarantee a read asks for.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Level {
-    /// Answered by the node that received it only if a ReadIndex round confirmed the leader.
+    /// Answered by the node that received it, once it has applied what the leader had committed when
+    /// a quorum confirmed it (ReadIndex).
     Linearizable,
     /// Answered from the local database, whatever its age.
     None,
@@ -57,6 +58,9 @@ pub struct ReadRequest {
     pub timeout: Duration,
     /// How long it may take to find a leader that is confirmed, if less than that.
     pub confirm_timeout: Option<Duration>,
+    /// The log index that the data must have reached at least, as from the answer to an earlier
+    /// write; 0: any. Waited for on the node that serves the read; a write has no use for it.
+    pub index_min: u64,
     /// On whose behalf; asked again by the authority of the node that executes it.
     pub caller: Option<Credentials>,
     /// How old the data may be; only for [`Level::None`], and not on the leader.
@@ -81,6 +85,7 @@ impl ReadRequest {
             level,
             timeout,
             confirm_timeout: None,
+            index_min: 0,
             caller: None,
             freshness: None,
         }
@@ -137,6 +142,10 @@ pub enum Refusal {
     /// Something failed on the node, and nothing was changed.
     #[error("{0}")]
     Failed(String),
+    /// The statement needs a page of this node's files that is damaged; the text says which, and
+    /// what to do. Nothing was done.
+    #[error("{0}")]
+    Damaged(String),
     /// The data is no database, a damaged one, or one of a kind that is not served; nothing was
     /// changed.
     #[error("{0}")]
@@ -189,6 +198,25 @@ pub struct MemberStatus {
     pub error: Option<String>,
     /// How far it is, or was when it was last heard; `None`: it never was.
     pub progress: Option<Progress>,
+}
+
+/// What a node knows of damage to its database files.
+#[derive(Clone, Debug, Default)]
+pub struct RepairStatus {
+    /// What is damaged now, and not served: page, file and offset of each.
+    pub damaged: Vec<String>,
+    /// How many damaged pages were found since the node started.
+    pub found: u64,
+    /// How many of them were repaired.
+    pub repaired: u64,
+    /// Pages of the database file that the scrub has read in this pass.
+    pub scrubbed_pages: u32,
+    /// Pages that it reads in this pass.
+    pub scrub_pages: u32,
+    /// Bytes that it reads per second at most; 0: it is off.
+    pub scrub_rate: u64,
+    /// When it was last at the end of the file.
+    pub scrub_completed_at: Option<SystemTime>,
 }
 
 /// A node's own state.
@@ -252,6 +280,8 @@ pub struct NodeStatus {
     pub out_of_service: Option<String>,
     /// What keeps checkpoints from completing, if anything.
     pub checkpoint_blocked: Option<String>,
+    /// Damaged pages, and how they are looked for.
+    pub repair: RepairStatus,
     /// Five counters by stage name: Grouped, Executed, Appended, Committed, Applied.
     pub stages: Vec<(&'static str, u64)>,
     /// The data directory.

@@ -14,21 +14,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::api::Refusal;
-use super::caller::{Credentials, Permission};
+use super::caller::Credentials;
 use super::image::Held;
-use super::routing::Route;
-use super::running::{Inner, Node, NotLed};
+use super::read_index::{Asking, Purpose};
+use super::running::Node;
 use super::scratch::{Scratch, check_room};
-use super::wire::{self, kind};
 use crate::sqlite::{self, Extensions, JournalMode};
-use crate::transport::Priority;
 
 /// What a copy looks like.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -119,11 +115,12 @@ impl Node {
             .map_err(|_| Refusal::Busy(format!("{BACKUPS_MAX} backups are being sent already")))?;
         if !request.is_local {
             let deadline = Instant::now() + request.timeout;
-            let index = self.read_index(request.caller.clone(), deadline).await?;
-            inner
-                .applied(index, deadline)
-                .await
-                .map_err(|refusal| refusal.unwrap_or(Refusal::LeaderNotFound))?;
+            let asking = Asking {
+                purpose: Purpose::Backup,
+                caller: request.caller.clone(),
+            };
+            self.catch_up_with_leader(&asking, request.timeout, deadline)
+                .await?;
         }
         let missing = || Refusal::NotReady("the database does not exist yet".to_owned());
         if inner.frontier.reached().data.is_none() {
@@ -152,80 +149,6 @@ impl Node {
             .await
             .unwrap_or_else(|error| Err(Refusal::Busy(error.to_string())))
     }
-
-    /// The index that has to be applied here before this node knows everything that was
-    /// acknowledged when it was asked.
-    async fn read_index(
-        &self,
-        caller: Option<Credentials>,
-        deadline: Instant,
-    ) -> Result<u64, Refusal> {
-        let asking = &Asking { caller };
-        self.at_leader(deadline, |inner, route, left| async move {
-            match route {
-                Route::Here => inner.confirmed_index().await,
-                Route::There { node, addr } => inner.ask_index(node, &addr, asking, left).await,
-            }
-        })
-        .await
-    }
-}
-
-impl Inner {
-    /// On the leader: an index that covers everything that was acknowledged before now.
-    async fn confirmed_index(&self) -> Result<u64, NotLed> {
-        let patience = self.options.election_max() * 2;
-        self.rounds.confirm(patience).await.map_err(|_| None)
-    }
-
-    async fn ask_index(
-        &self,
-        node: u64,
-        addr: &str,
-        asking: &Asking,
-        left: Duration,
-    ) -> Result<u64, NotLed> {
-        let peer = self.endpoint.peer(addr, Some(node));
-        let body = Bytes::from(wire::encode(asking));
-        let patience = left.min(self.options.election_max() * 4);
-        let reply = peer
-            .request(kind::READ_INDEX, Priority::Data, body, patience)
-            .await;
-        let reply = reply.map_err(|error| {
-            tracing::debug!(%error, "the leader cannot be asked for a read index");
-            None
-        })?;
-        match wire::decode::<Asked>(&reply) {
-            Ok(Asked::Index(index)) => Ok(index),
-            Ok(Asked::Refused(refusal)) => Err(Some(refusal)),
-            Ok(Asked::NotLeader) | Err(_) => Err(None),
-        }
-    }
-
-    /// Answers a node that wants to send a backup.
-    pub(crate) async fn asked_index(&self, asking: Asking) -> Asked {
-        if !self.permits(asking.caller, &[Permission::Backup]).await {
-            return Asked::Refused(Refusal::NotPermitted("backup".to_owned()));
-        }
-        match self.confirmed_index().await {
-            Ok(index) => Asked::Index(index),
-            Err(_) => Asked::NotLeader,
-        }
-    }
-}
-
-/// "Which index do I have to apply before I may send a backup for this caller?"
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct Asking {
-    caller: Option<Credentials>,
-}
-
-/// The answer to [`Asking`].
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) enum Asked {
-    Index(u64),
-    NotLeader,
-    Refused(Refusal),
 }
 
 /// Copies the frozen pages, lets go of them, and gives the copy its form.

@@ -15,6 +15,8 @@ pub(crate) struct Contact(Mutex<Heard>);
 
 #[derive(Debug, Default)]
 struct Heard {
+    /// When anything came from a node that takes itself for the leader, and from which.
+    arrived: Option<(Instant, u64)>,
     last: Option<Instant>,
     /// Everything committed up to this moment is applied here.
     current: Option<Instant>,
@@ -40,6 +42,19 @@ impl Contact {
         if !is_near && heard.pending.len() < PENDING_MAX {
             heard.pending.push_back((at, committed));
         }
+    }
+
+    /// Notes that a message of a node that takes itself for the leader arrived, before anything is
+    /// done about it: an answer waits for the disk.
+    pub(crate) fn arrived(&self, at: Instant, from: u64) {
+        self.lock().arrived = Some((at, from));
+    }
+
+    /// How long ago something came from this node as the leader; `None`: something came from
+    /// another one since, or never.
+    pub(crate) fn silence_of(&self, leader: u64) -> Option<Duration> {
+        let (at, from) = self.lock().arrived?;
+        (from == leader).then(|| at.elapsed())
     }
 
     /// How long ago the leader was last heard; `None`: never.

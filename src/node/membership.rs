@@ -20,6 +20,7 @@ use super::error::Error;
 use super::health::Health;
 use super::identity::{Identity, random_u64};
 use super::options::NodeOptions;
+use super::refounding::is_refounded;
 use super::wire::{
     self, Adopted, Adoption, Greeting, Introduction, Joined, Joining, MemberMirror, kind,
 };
@@ -338,6 +339,10 @@ impl Membership {
             let met = self.greet_all(endpoint).await;
             match met.cluster() {
                 Some(theirs) if theirs != mine => {
+                    if is_refounded(&self.dir, mine).unwrap_or(false) {
+                        let why = "a node given by -join was not founded anew with this one";
+                        return tracing::warn!(cluster = %mine, theirs = %theirs, why);
+                    }
                     return self.health.fail(elsewhere(mine, theirs).to_string());
                 }
                 Some(_) => return,
@@ -385,10 +390,13 @@ impl Membership {
         while !self.is_member() {
             let addr = match hint.take() {
                 Some(addr) => addr,
-                None => match self.search.join.get(next % self.search.join.len().max(1)) {
-                    Some(addr) => addr.clone(),
-                    None => return,
-                },
+                None => {
+                    let targets = self.targets();
+                    match targets.get(next % targets.len().max(1)) {
+                        Some(addr) => addr.clone(),
+                        None => return,
+                    }
+                }
             };
             next += 1;
             match self.ask_to_join(&endpoint, &addr).await {
@@ -405,6 +413,19 @@ impl Membership {
                 tokio::time::sleep(JOIN_INTERVAL).await;
             }
         }
+    }
+
+    /// Who may know the leader: the nodes to join, and the other members, where they are now.
+    fn targets(&self) -> Vec<String> {
+        let mut targets = self.search.join.clone();
+        let config = self.raft.get().map(membership).unwrap_or_default();
+        let others = config.nodes().filter(|(id, _)| **id != self.raft_id());
+        for (_, member) in others {
+            if !targets.contains(&member.raft_addr) {
+                targets.push(member.raft_addr.clone());
+            }
+        }
+        targets
     }
 
     async fn ask_to_join(&self, endpoint: &Endpoint, addr: &str) -> Result<Joined, String> {

@@ -9,14 +9,14 @@
 //! |---|---|
 //! | `api`, `options`, `error` | what others see |
 //! | `running`, `routing`, `open`, `tasks`, `status` | the node and its life |
-//! | `write`, `read`, `rounds` | what the leader does for clients |
+//! | `write`, `read`, `read_index`, `rounds` | what is done for clients |
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
 //! | `identity`, `membership`, `admission`, `join_gate` | who this node is, and who may join |
-//! | `recovery`, `memory` | how it starts |
+//! | `recovery`, `refounding`, `memory` | how it starts, and starts again with fewer |
 //! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
 //! | `progress`, `room` | how far each member is; room on this one's disk |
 //! | `health`, `notices` | what is wrong, what an operator is told |
@@ -68,12 +68,16 @@ mod peers;
 mod progress;
 mod proposer;
 mod read;
+mod read_index;
 mod recovery;
+mod refounding;
+mod repair;
 mod room;
 mod rounds;
 mod routing;
 mod running;
 mod scratch;
+mod scrub;
 mod spool;
 mod stages;
 mod status;
@@ -85,8 +89,8 @@ mod wire;
 mod write;
 
 pub use api::{
-    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal, Served,
-    WriteBrief, WriteRequest,
+    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal,
+    RepairStatus, Served, WriteBrief, WriteRequest,
 };
 pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
@@ -96,6 +100,7 @@ pub use footprint::Footprint;
 pub use image::ImageReader;
 pub use options::NodeOptions;
 pub use progress::Progress;
+pub use refounding::{Recovery, RecoveryMember};
 pub use running::Node;
 pub use stages::Stage;
 pub(crate) use tally::counted;

@@ -8,18 +8,27 @@ use std::time::Duration;
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 
+use super::routing::Led;
 use super::running::Inner;
 use super::tally::NodeCounter;
 
-/// Reports each change of the leader, as this node sees it.
+/// Reports each change of the leader, as this node sees it, and tells those who wait for one.
 pub(crate) async fn leaders(inner: Arc<Inner>) {
     let mut metrics = inner.raft.metrics();
     let mut known = None;
     loop {
-        let (leader, term) = {
+        let (leader, term, vote) = {
             let metrics = metrics.borrow_and_update();
-            (metrics.current_leader, metrics.current_term)
+            let vote = metrics.vote.leader_id;
+            let vote = (vote.term, vote.node_id);
+            (metrics.current_leader, metrics.current_term, vote)
         };
+        let led = Led { leader, vote };
+        inner.led.send_if_modified(|known| {
+            let is_new = *known != led;
+            *known = led;
+            is_new
+        });
         let seen = leader.map(|leader| (leader, term));
         if seen != known {
             inner.tally.count(NodeCounter::LeaderChanges);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use openraft::{Config, SnapshotPolicy};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Raft;
 use super::admission::Admission;
@@ -33,10 +33,14 @@ use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
 use super::progress::Stands;
 use super::proposer::Proposer;
+use super::read_index::Questions;
 use super::recovery::{Recovered, reconcile, recover};
+use super::refounding::refound;
+use super::repair::{self, Repairs};
 use super::room::Room;
-use super::rounds::Rounds;
+use super::rounds::Confirmations;
 use super::running::{Inner, Node, Shell, check};
+use super::scrub;
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
 use super::tasks;
@@ -122,6 +126,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let name = options.name.as_deref();
     let identity =
         Identity::load_or_create(&options.data_dir, name, options.advertised_raft_addr())?;
+    let identity = refound(&options, identity).await?;
     let member = Member {
         name: identity.name.clone(),
         raft_addr: options.advertised_raft_addr().to_owned(),
@@ -209,7 +214,7 @@ impl Assembly {
             tracing::info!(%cluster, members = members.len(), "starting a new cluster");
             let initialised = inner.raft.initialize(members).await;
             initialised.map_err(|error| Error::Raft(error.to_string()))?;
-        } else if !self.options.join.is_empty() {
+        } else if !self.options.join.is_empty() || self.options.recovery.is_some() {
             tokio::spawn(Arc::clone(&self.membership).join(self.endpoint.clone()));
         }
         if shell.inner.set(inner).is_err() {
@@ -245,8 +250,16 @@ impl Assembly {
             self.options.entry_bytes_max,
         );
         let log = from.log.clone();
+        let was_closed = from.was_closed;
+        let repairs = Repairs::new(
+            self.endpoint.clone(),
+            self.raft_id,
+            Arc::clone(&self.raft),
+            Arc::clone(&frontier),
+            log.clone(),
+        );
         reconcile(log.clone(), from.fence.last_applied).await?;
-        let (owner, watches) = self.start_owner(desk, from).await?;
+        let (owner, watches) = self.start_owner(desk, from, Arc::clone(&repairs)).await?;
         let machine = StateMachine {
             owner: Arc::clone(&owner),
             flights: Arc::clone(&flights),
@@ -262,7 +275,11 @@ impl Assembly {
         let raft = self.start_raft(&owner, log.clone(), machine).await?;
         proposer.connect(raft.clone());
         let (writes, queue) = WriteQueue::new();
-        let rounds = Rounds::start(Arc::clone(&self.raft), self.options.election_max() * 2);
+        let confirmations = Confirmations::of(
+            Arc::clone(&self.raft),
+            self.options.election_max() * 2,
+            Arc::clone(&self.tally),
+        );
         let inner = Arc::new(Inner {
             options: self.options.clone(),
             doorkeeper: Arc::clone(&self.doorkeeper),
@@ -277,7 +294,9 @@ impl Assembly {
             stages,
             tally: Arc::clone(&self.tally),
             writes,
-            rounds,
+            confirmations,
+            questions: Questions::of(Arc::clone(&self.handler_node)),
+            led: watch::Sender::default(),
             watches,
             footprints: Footprints::default(),
             facts: OnceLock::new(),
@@ -285,6 +304,7 @@ impl Assembly {
             contact: Contact::default(),
             stands: Stands::default(),
             room: Room::default(),
+            repairs,
             handed_over_term: AtomicU64::new(0),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             loads: Arc::new(Semaphore::new(1)),
@@ -294,6 +314,8 @@ impl Assembly {
         tokio::spawn(run_groups(Arc::clone(&inner), queue));
         tokio::spawn(Arc::clone(&self.admission).finish_changes());
         tasks::start(&inner, origin);
+        tokio::spawn(repair::run(Arc::clone(&inner)));
+        tokio::spawn(scrub::run(Arc::clone(&inner), was_closed));
         Ok(inner)
     }
 
@@ -301,6 +323,7 @@ impl Assembly {
         &self,
         desk: Arc<Desk>,
         from: Recovered,
+        repairs: Arc<Repairs>,
     ) -> Result<(Arc<Owner>, Watches), Error> {
         let options = &self.options;
         let recorded = from.recorded.map(|applied| Recorded {
@@ -342,9 +365,12 @@ impl Assembly {
             checkpoint_entries: options.checkpoint_entries,
             checkpoint_interval: options.checkpoint_interval,
             outlets,
+            repairs,
+            open_wait: options.open_wait,
         };
-        let (lock, hashes) = (from.lock, from.hashes);
-        let owner = tokio::task::spawn_blocking(move || Owner::start(context, lock, hashes))
+        let (lock, hashes, damaged) = (from.lock, from.hashes, from.damaged);
+        let owner = move || Owner::start(context, lock, hashes, damaged);
+        let owner = tokio::task::spawn_blocking(owner)
             .await
             .map_err(|error| Error::Raft(error.to_string()))??;
         Ok((owner, watches))

@@ -5,13 +5,13 @@
 //! thread is blocked inside xSync; whoever needs it then must first decide that flight.
 
 mod checkpoints;
+mod groups;
 
 use std::path::PathBuf;
-use std::slice;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -25,6 +25,7 @@ use super::image::Held;
 use super::outlets::{Extent, Outlets};
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::proposer::Ticket;
+use super::repair::Repairs;
 use super::scratch::Scratch;
 use super::spool::Spool;
 use super::tally::{NodeCounter, Tally};
@@ -35,7 +36,7 @@ use crate::raft::codec::encode_membership;
 use crate::raft::log::Log;
 use crate::sqlite::{
     self, Change, Database, DatabaseOptions, Interest, PageHashes, Readers, ReadersOptions, Redo,
-    Reply, Request, SqlCommit, StartLock, Writer, WriterOptions,
+    Reply, Request, SqlCommit, StartLock, Witness, Writer, WriterOptions,
 };
 use crate::wal::{DatabaseHash, Delta, PageNumber, Position};
 
@@ -52,6 +53,8 @@ pub(crate) struct GroupEnd {
     pub(crate) landed: Landed,
     /// Whether it was one request whose statements were committed one by one.
     pub(crate) is_stepwise: bool,
+    /// Why the requests were not run: they need a page that is damaged.
+    pub(crate) refusal: Option<String>,
 }
 
 /// What the owner can be asked to do. Each answer goes to `done`.
@@ -119,6 +122,9 @@ pub(crate) struct OwnerContext {
     /// How often they are counted.
     pub(crate) checkpoint_interval: Duration,
     pub(crate) outlets: Outlets,
+    pub(crate) repairs: Arc<Repairs>,
+    /// How long to wait for another process that has the database open.
+    pub(crate) open_wait: Duration,
 }
 
 /// The last durable checkpoint record, as far as Raft's snapshots are concerned.
@@ -141,6 +147,7 @@ impl Owner {
         context: OwnerContext,
         lock: StartLock,
         hashes: Option<PageHashes>,
+        damaged: Vec<PageNumber>,
     ) -> Result<Arc<Self>, Error> {
         let (jobs, queue) = mpsc::channel();
         let desk = Arc::clone(&context.desk);
@@ -155,7 +162,7 @@ impl Owner {
                     checkpoint,
                 };
                 let outcome = match hashes {
-                    Some(hashes) => thread.open(lock, hashes),
+                    Some(hashes) => thread.open(lock, hashes, &damaged),
                     None => {
                         thread.state = State::Closed(Some(lock));
                         Ok(())
@@ -264,7 +271,7 @@ impl OwnerThread {
                 self.checkpoint_when_due();
             }
             Job::Load { load, ticket, done } => {
-                let end = self.run_load(&load, ticket);
+                let end = self.run_load(load, ticket);
                 self.publish_extent();
                 let _ = done.send(end);
                 self.checkpoint_when_due();
@@ -294,13 +301,56 @@ impl OwnerThread {
         }
     }
 
-    fn open(&mut self, lock: StartLock, hashes: PageHashes) -> Result<(), Error> {
+    /// Opens the database, after mending the pages that it cannot be opened without.
+    fn open(
+        &mut self,
+        mut lock: StartLock,
+        hashes: PageHashes,
+        damaged: &[PageNumber],
+    ) -> Result<(), Error> {
+        let repairs = Arc::clone(&self.context.repairs);
+        let begun = Instant::now();
+        loop {
+            let (dir, path) = (lock.dir().to_owned(), lock.path().to_owned());
+            let witness = repairs.witness_of(&path, &hashes, damaged);
+            let Err(error) = self.open_watched(lock, hashes.clone(), &witness) else {
+                repairs.adopt(witness);
+                return Ok(());
+            };
+            let found = witness.damaged();
+            let Some(first) = found.first() else {
+                return Err(error);
+            };
+            let what = witness.describe(first.place);
+            tracing::error!(%error, what, "the database cannot be opened with this page damaged");
+            lock = StartLock::acquire(&dir, self.context.open_wait)?;
+            if !repairs.mend_closed(&lock, &hashes, &found)? {
+                if repairs.is_alone() || begun.elapsed() > MEND_PATIENCE {
+                    return Err(Error::Corrupt {
+                        what: format!("{what} is not what was written there"),
+                        file: path,
+                        advice: RESTORE,
+                    });
+                }
+                std::thread::sleep(MEND_RETRY);
+            }
+        }
+    }
+
+    fn open_watched(
+        &mut self,
+        lock: StartLock,
+        hashes: PageHashes,
+        witness: &Arc<Witness>,
+    ) -> Result<(), Error> {
         let gate = Box::new(QuorumGate(Arc::clone(&self.context.desk)));
-        let database = Database::open(self.context.database, lock, hashes, gate)?;
+        let options = self.context.database;
+        let database = Database::open_watched(options, lock, hashes, gate, witness)?;
         let writer = Writer::new(database.connection(), &self.context.writer)?;
         // Filled before the readers are, who are asked first.
         let _ = self.context.outlets.pragmas.set(database.pragmas());
-        let readers = Readers::open(self.context.readers.clone());
+        let watched = Some(Arc::clone(witness));
+        let readers = Readers::open_watched(self.context.readers.clone(), watched);
         let readers = readers.map_err(Error::io("start the read threads"))?;
         if self.context.outlets.readers.set(readers).is_err() {
             unreachable!("the database is opened once");
@@ -312,59 +362,6 @@ impl OwnerThread {
         }));
         self.publish_extent();
         Ok(())
-    }
-
-    fn run_group(
-        &mut self,
-        mut requests: Vec<Request>,
-        interests: &[Interest],
-        ticket: Ticket,
-    ) -> Option<GroupEnd> {
-        let State::Open(open) = &mut self.state else {
-            return None;
-        };
-        let is_stepwise = matches!(&requests[..], [request] if Writer::runs_alone(request));
-        self.context.desk.open(ticket);
-        let connection = open.database.connection();
-        let end = open.writer.run_while(connection, &requests, interests);
-        let landed = self.context.desk.close();
-        let rest = match end.sql_commit {
-            SqlCommit::Done => requests.split_off(end.replies.len().min(requests.len())),
-            SqlCommit::Refused { .. } => Vec::new(),
-        };
-        Some(GroupEnd {
-            replies: end.replies,
-            rest,
-            sql_commit: end.sql_commit,
-            landed,
-            is_stepwise,
-        })
-    }
-
-    fn run_load(&mut self, load: &Load, ticket: Ticket) -> Option<GroupEnd> {
-        let State::Open(open) = &mut self.state else {
-            return None;
-        };
-        self.context.desk.open(ticket);
-        let end = match load {
-            Load::Database { path, .. } => {
-                open.writer.replace(open.database.connection_mut(), path)
-            }
-            Load::Script(request, interest) => {
-                let (requests, interests) = (slice::from_ref(request), slice::from_ref(interest));
-                let connection = open.database.connection();
-                open.writer.run_while(connection, requests, interests)
-            }
-        };
-        let landed = self.context.desk.close();
-        let is_stepwise = matches!(load, Load::Script(request, _) if Writer::runs_alone(request));
-        Some(GroupEnd {
-            replies: end.replies,
-            rest: Vec::new(),
-            sql_commit: end.sql_commit,
-            landed,
-            is_stepwise,
-        })
     }
 
     fn inject(
@@ -413,7 +410,7 @@ impl OwnerThread {
             return Err(sqlite::Error::HashMismatch { expected, found }.into());
         }
         self.record_is(position);
-        self.open(lock, hashes)
+        self.open(lock, hashes, &[])
     }
 
     fn install(&mut self, spool: &Spool) -> Result<(), Error> {
@@ -438,7 +435,7 @@ impl OwnerThread {
                 pages: &mut pages,
             })?;
             let (lock, hashes) = redo.finish()?;
-            self.open(lock, hashes)?;
+            self.open(lock, hashes, &[])?;
             if let State::Open(open) = &mut self.state {
                 open.installed = Some(spool.path().to_owned());
             }
@@ -501,5 +498,12 @@ fn not_injected(error: sqlite::Error) -> Error {
     error.into()
 }
 
+/// What to do about a page without which nothing works, and of which there is no copy.
+const RESTORE: &str = "start the other nodes, which may have a good copy; without any, restore the \
+     database from a backup: move the data directory away, start the node again, and POST the \
+     backup to /db/load";
+/// For the other nodes to be there: they may be starting too.
+const MEND_PATIENCE: Duration = Duration::from_secs(60);
+const MEND_RETRY: Duration = Duration::from_millis(200);
 /// An idle node checkpoints what it has, so that its next start is quick.
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(2);

@@ -12,13 +12,14 @@ use tokio::sync::mpsc;
 use super::admission::Admission;
 use super::append_frame;
 use super::apply::SnapshotData;
-use super::backup::{Asked, Asking};
 use super::caller::Permission;
 use super::errand::{self, Report};
 use super::join_gate::JoinGate;
 use super::load::Loading;
 use super::manifest::Manifest;
 use super::membership::Membership;
+use super::read_index::{Asked, Asking};
+use super::repair::Wanted;
 use super::running::Inner;
 use super::spool::{Spool, SpoolWriter};
 use super::tally::{NodeCounter, Tally};
@@ -154,6 +155,13 @@ impl Peers {
                 };
                 Ok(wire::encode(&asked))
             }
+            kind::PAGES => {
+                let wanted: Wanted = wire::decode(&body)?;
+                let inner = self.node.get().and_then(Weak::upgrade);
+                let inner = inner.ok_or("the node is not complete yet")?;
+                let found = tokio::task::spawn_blocking(move || inner.repairs.serve(&wanted));
+                found.await.map_err(|error| error.to_string())
+            }
             kind::JOIN => {
                 let joining: Joining = wire::decode(&body)?;
                 self.tally.count(NodeCounter::JoinsReceived);
@@ -232,7 +240,7 @@ impl Peers {
             .map(|entry| entry.log_id)
             .or(request.prev_log_id);
         let prev = request.prev_log_id;
-        let told = Told::now(&request);
+        let told = Told::now(&request, &self.node);
         let Ok(response) = raft.append_entries(request).await else {
             return Ok(AppendReply::Stopped);
         };
@@ -293,9 +301,13 @@ struct Told {
 }
 
 impl Told {
-    fn now(request: &AppendEntriesRequest<TypeConfig>) -> Self {
+    fn now(request: &AppendEntriesRequest<TypeConfig>, node: &OnceLock<Weak<Inner>>) -> Self {
+        let at = Instant::now();
+        if let Some(inner) = node.get().and_then(Weak::upgrade) {
+            inner.contact.arrived(at, request.vote.leader_id.node_id);
+        }
         Self {
-            at: Instant::now(),
+            at,
             committed: request.leader_commit.map_or(0, |id| id.index),
         }
     }
@@ -323,19 +335,21 @@ fn received(call: Call) -> NodeCounter {
 /// Serves one append stream until either side ends it.
 async fn append(
     raft: &Raft,
-    node: &OnceLock<Weak<Inner>>,
+    node: &Arc<OnceLock<Weak<Inner>>>,
     frames: FrameReader,
     mut replies: FrameWriter,
 ) -> Result<(), String> {
+    let arriving = Arc::clone(node);
     // One for each request that is not answered yet; they are answered in order.
     let (note, mut told) = mpsc::unbounded_channel();
-    let requests = stream::unfold((frames, note), |(mut frames, note)| async {
+    let requests = stream::unfold((frames, note, arriving), |state| async {
+        let (mut frames, note, arriving) = state;
         let frame = frames.next().await.ok().flatten()?;
         match append_frame::decode(&frame) {
             Ok(request) => {
                 // Without a receiver there are no answers any more.
-                let _ = note.send(Told::now(&request));
-                Some((request, (frames, note)))
+                let _ = note.send(Told::now(&request, &arriving));
+                Some((request, (frames, note, arriving)))
             }
             Err(what) => {
                 tracing::warn!(what, "an append frame is refused");

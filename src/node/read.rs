@@ -1,11 +1,24 @@
-//! The read levels on the node that leads, and what each one costs.
+//! The read levels: who serves them, what each one costs, and what it promises.
 //!
-//! | level | costs | promise |
-//! |---|---|---|
-//! | none | nothing | the local database, whatever its age |
-//! | weak | a look at the leader's own state | at most one election time-out stale |
-//! | linearizable | one ReadIndex round, shared | sees all that was acknowledged before |
-//! | strong | one log entry | the same, as rqlite does it |
+//! | level | served by | costs | promise |
+//! |---|---|---|---|
+//! | none | the node that was asked | nothing | what was committed once, whatever its age |
+//! | weak | the leader | a look at its own state | at most one election time-out stale |
+//! | linearizable | the node that was asked | a share of a ReadIndex round | sees all that was acknowledged before |
+//! | strong | the leader | one log entry | the same, as rqlite does it |
+//!
+//! A linearizable read, on a voter or on a node without a vote alike: ask the leader for its read
+//! index, wait until that is applied *and published* here, and only then begin SQLite's read
+//! transaction. A pause of any node at any moment only makes the read later, never older. When the
+//! leadership changes before the index is reached the question is put again, and a retry always
+//! takes a fresh index. See [`super::read_index`].
+//!
+//! A weak read looks at the leader's lease *after* it has read: a leader that was paused between
+//! the two, and deposed meanwhile, would otherwise answer with the state before the pause.
+//!
+//! Any read may ask for a minimum: the log index that came with the answer to an earlier write. The
+//! node that serves the read waits until it has applied it, for as long as the client does. So a
+//! client sees its own writes on every node, at any level, without the leader.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +28,32 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::ProgressResponder;
 
 use super::api::{Level, ReadRequest, Refusal, Served};
-use super::running::{Inner, NotLed};
+use super::read_index::{Asking, Purpose};
+use super::running::{Inner, Node, NotLed};
 use super::write::served;
-use crate::raft::Payload;
+use crate::raft::{LeaderId, Payload};
+
+impl Node {
+    /// A linearizable read, served by this node whoever leads.
+    pub(crate) async fn read_here(
+        &self,
+        read: ReadRequest,
+        purpose: Purpose,
+    ) -> Result<Served, Refusal> {
+        let deadline = Instant::now() + read.timeout;
+        let asking = Asking {
+            purpose,
+            caller: read.caller,
+        };
+        let confirm_timeout = read.confirm_timeout.unwrap_or(read.timeout);
+        self.catch_up_with_leader(&asking, confirm_timeout, deadline)
+            .await?;
+        let inner = self.inner()?;
+        inner.applied(read.index_min, deadline).await?;
+        let reply = inner.read(read.request, deadline).await?;
+        Ok(served(reply, None, &inner.options.http_adv_addr))
+    }
+}
 
 impl Inner {
     /// A read on the node that leads.
@@ -26,47 +62,52 @@ impl Inner {
             request,
             level,
             timeout,
+            index_min,
             ..
         } = read;
         let deadline = Instant::now() + timeout;
+        let mut leader = None;
         let raft_index = match level {
             Level::None => None,
             Level::Weak => {
-                if self.leading().is_none() || !self.quorum_is_fresh() {
+                leader = self.leading_freshly();
+                if leader.is_none() {
                     return Err(None);
                 }
                 None
             }
             Level::Linearizable => {
-                let index = self
-                    .rounds
-                    .confirm(timeout.min(self.options.election_max() * 2))
-                    .await;
-                // A retry takes a fresh index: the old one may be from before the question.
-                let Ok(index) = index else { return Err(None) };
-                self.applied(index, deadline).await?;
+                let confirmed = self.confirmed().await?;
+                if !self.reach(confirmed, deadline).await.map_err(Some)? {
+                    return Err(None);
+                }
                 None
             }
-            Level::Strong => {
-                let index = self.mark(timeout).await?;
-                self.applied(index, deadline).await?;
-                Some(index)
-            }
+            Level::Strong => Some(self.mark(timeout).await?),
         };
+        let index_min = index_min.max(raft_index.unwrap_or(0));
+        self.applied(index_min, deadline).await.map_err(Some)?;
         let reply = self.read(request, deadline).await.map_err(Some)?;
+        // Also if it was deposed and elected again: it may have read in between.
+        if level == Level::Weak && self.leading_freshly() != leader {
+            return Err(None);
+        }
         Ok(served(reply, raft_index, &self.options.http_adv_addr))
     }
 
     /// Waits until an index is applied here.
-    pub(crate) async fn applied(&self, index: u64, deadline: Instant) -> Result<(), NotLed> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        tokio::time::timeout(left, self.frontier.wait_applied(index))
-            .await
-            .map_err(|_| {
-                Some(Refusal::TimedOut(format!(
-                    "index {index} is not applied here yet"
-                )))
-            })
+    pub(crate) async fn applied(&self, index: u64, deadline: Instant) -> Result<(), Refusal> {
+        if self.frontier.reached().index() >= index {
+            return Ok(());
+        }
+        let waited = tokio::time::timeout_at(deadline.into(), self.frontier.wait_applied(index));
+        waited.await.map_err(|_| {
+            let reached = self.frontier.reached().index();
+            Refusal::TimedOut(format!(
+                "this node has applied the log up to index {reached}, and not to {index} yet; \
+                 allow it more time with the parameter `timeout`, or ask another node"
+            ))
+        })
     }
 
     /// Writes an entry that changes nothing, and waits until it is applied.
@@ -92,6 +133,11 @@ impl Inner {
                 Err(Some(Refusal::TimedOut(why)))
             }
         }
+    }
+
+    /// The leadership under which this node may execute, if a quorum has answered within the lease.
+    fn leading_freshly(&self) -> Option<LeaderId> {
+        self.leading().filter(|_| self.quorum_is_fresh())
     }
 
     /// Whether a quorum has answered within the lease: a leader that was cut off notices here.

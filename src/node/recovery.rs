@@ -21,8 +21,8 @@ use super::spool::Spool;
 use crate::raft::codec::{decode_membership, encode_membership};
 use crate::raft::log::{Log, LogIdentity, LogOptions, RealFiles};
 use crate::raft::{StoredMembership, log_id_of, position_of};
-use crate::sqlite::{self, Change, PageHashes, Record, Redo, StartLock};
-use crate::wal::{ClusterId, DatabaseHash, Delta, Position};
+use crate::sqlite::{Change, PageHashes, Record, Redo, StartLock};
+use crate::wal::{ClusterId, DatabaseHash, Delta, PageNumber, Position};
 
 /// What a node starts from.
 pub(crate) struct Recovered {
@@ -35,6 +35,10 @@ pub(crate) struct Recovered {
     pub(crate) membership: StoredMembership,
     /// Applied position of the durable checkpoint record.
     pub(crate) recorded: Option<Position>,
+    /// Pages of the main file that are not as they were written.
+    pub(crate) damaged: Vec<PageNumber>,
+    /// Whether the database was closed in order the last time, or never existed.
+    pub(crate) was_closed: bool,
 }
 
 /// Brings log and database together. Blocks.
@@ -62,6 +66,7 @@ pub(crate) fn recover(
             .is_none_or(|record| record.applied < spool.manifest().applied)
     });
     let lock = StartLock::acquire(dir, options.open_wait)?;
+    let was_closed = record.as_ref().is_none_or(|record| record.is_closed);
     let suspect = match &record {
         Some(record) if pending.is_none() => record.is_suspect(&lock)?,
         _ => false,
@@ -93,9 +98,7 @@ pub(crate) fn recover(
     let applied = fence
         .last_applied
         .expect("a record has an applied position");
-    if suspect {
-        verify(&redo)?;
-    }
+    let damaged = if suspect { verify(&redo)? } else { Vec::new() };
     let (lock, mut hashes) = redo.finish()?;
     let encoded = encode_membership(&membership);
     Record::save(&lock, &mut hashes, applied, fence.last_data, &encoded)?;
@@ -107,6 +110,8 @@ pub(crate) fn recover(
         fence,
         membership,
         recorded: Some(applied),
+        damaged,
+        was_closed,
     })
 }
 
@@ -138,17 +143,15 @@ pub(crate) async fn reconcile(mut log: Log, applied: Option<Position>) -> Result
 }
 
 /// Somebody has touched or replaced the main file while the node was down. A copy with the same
-/// pages is as good; anything else would make this node answer differently from its peers.
-fn verify(redo: &Redo) -> Result<(), Error> {
+/// pages is as good; pages that differ are not served until they are mended.
+fn verify(redo: &Redo) -> Result<Vec<PageNumber>, Error> {
     tracing::warn!("the database file was changed while the node was down; reading all of it");
-    redo.verify().map_err(|error| match error {
-        sqlite::Error::Page { page, file } => Error::Corrupt {
-            what: format!("page {page} was changed while the node was down"),
-            file,
-            advice: REBUILD,
-        },
-        other => other.into(),
-    })
+    let damaged = redo.verify()?;
+    if !damaged.is_empty() {
+        let pages = damaged.len();
+        tracing::error!(pages, "pages were changed while the node was down");
+    }
+    Ok(damaged)
 }
 
 /// No record, no image: the node has never had a database.
@@ -177,6 +180,8 @@ fn unborn(lock: StartLock, log: Log) -> Result<Recovered, Error> {
         fence: Fence::default(),
         membership: StoredMembership::default(),
         recorded: None,
+        damaged: Vec::new(),
+        was_closed: true,
     })
 }
 
@@ -302,4 +307,4 @@ impl Replay {
 }
 
 /// Entries are read in runs of this size.
-const READ_BYTES: usize = 8 << 20;
+pub(super) const READ_BYTES: usize = 8 << 20;

@@ -24,12 +24,14 @@ use super::options::NodeOptions;
 use super::outlets::Watches;
 use super::owner::Owner;
 use super::progress::Stands;
+use super::read_index::{Purpose, Questions};
+use super::repair::Repairs;
 use super::room::Room;
-use super::rounds::Rounds;
-use super::routing::{FORWARD_MARGIN, Route, forwarded, undelivered};
+use super::rounds::Confirmations;
+use super::routing::{FORWARD_MARGIN, Led, Route, forwarded, undelivered};
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
-use super::wire::{self, Call, Forward, kind};
+use super::wire::{self, Call, Forward, ReadTerms, kind};
 use super::write::{WriteQueue, served};
 use crate::raft::log::Log;
 use crate::raft::{LeaderId, Member};
@@ -73,7 +75,10 @@ pub(crate) struct Inner {
     pub(crate) stages: Arc<Stages>,
     pub(crate) tally: Arc<Tally<NodeCounter>>,
     pub(crate) writes: WriteQueue,
-    pub(crate) rounds: Rounds,
+    pub(crate) confirmations: Confirmations,
+    pub(crate) questions: Questions,
+    /// Follows who leads.
+    pub(crate) led: watch::Sender<Led>,
     pub(crate) watches: Watches,
     pub(crate) footprints: Footprints,
     pub(crate) facts: OnceLock<SqliteFacts>,
@@ -86,6 +91,8 @@ pub(crate) struct Inner {
     pub(crate) stands: Stands,
     /// The term in which this node hands its leadership over, and begins no group; 0: none.
     pub(crate) handed_over_term: AtomicU64,
+    /// What mends damaged pages.
+    pub(crate) repairs: Arc<Repairs>,
     /// Places for backups on their way to clients.
     pub(crate) backups: Arc<Semaphore>,
     /// The place for a load.
@@ -101,7 +108,7 @@ impl Node {
     ///
     /// See [`Refusal`]; only `Unknown` may have been committed.
     pub async fn execute(&self, write: WriteRequest) -> Result<Served, Refusal> {
-        self.routed(Call::Execute, write, None).await
+        self.routed(Call::Execute, write).await
     }
 
     /// Runs statements that only read.
@@ -113,9 +120,10 @@ impl Node {
         if read.level == Level::None {
             return self.inner()?.read_local(read).await;
         }
-        let confirm_timeout = read.confirm_timeout;
-        self.routed(Call::Query(read.level), read.into(), confirm_timeout)
-            .await
+        if read.level == Level::Linearizable {
+            return self.read_here(read, Purpose::Query).await;
+        }
+        self.routed(Call::Query(read.terms()), read.into()).await
     }
 
     /// Runs any statements: through the log if one of them writes, else as a query.
@@ -124,17 +132,26 @@ impl Node {
     ///
     /// See [`Refusal`].
     pub async fn request(&self, read: ReadRequest) -> Result<Served, Refusal> {
-        if read.level == Level::None {
-            let inner = self.inner()?;
-            let deadline = Instant::now() + read.timeout;
-            if inner.is_read_only(&read.request, deadline).await? {
-                let timeout = deadline.saturating_duration_since(Instant::now());
-                return inner.read_local(ReadRequest { timeout, ..read }).await;
+        let call = match read.level {
+            Level::None => Call::Execute,
+            Level::Linearizable => Call::Request(read.terms()),
+            Level::Strong | Level::Weak => {
+                return self.routed(Call::Request(read.terms()), read.into()).await;
             }
-            return self.routed(Call::Execute, read.into(), None).await;
+        };
+        let inner = self.inner()?;
+        let deadline = Instant::now() + read.timeout;
+        // An older schema than the leader's may fail to see that it only reads, not that it writes.
+        let is_read_only = inner.is_read_only(&read.request, deadline).await?;
+        let read = ReadRequest {
+            timeout: deadline.saturating_duration_since(Instant::now()),
+            ..read
+        };
+        match (is_read_only, read.level) {
+            (true, Level::Linearizable) => self.read_here(read, Purpose::Request).await,
+            (true, _) => inner.read_local(read).await,
+            (false, _) => self.routed(call, read.into()).await,
         }
-        self.routed(Call::Request(read.level), read.into(), None)
-            .await
     }
 
     /// Whether this node leads, and may execute.
@@ -196,19 +213,11 @@ impl Node {
         Ok(inner)
     }
 
-    /// Has the leader serve a request. `confirm_timeout` is the shorter time for finding a leader.
-    async fn routed(
-        &self,
-        call: Call,
-        write: WriteRequest,
-        confirm_timeout: Option<Duration>,
-    ) -> Result<Served, Refusal> {
-        let start = Instant::now();
-        let deadline = start + write.timeout;
-        let found_by = confirm_timeout.map_or(deadline, |timeout| deadline.min(start + timeout));
+    /// Has the leader serve a request.
+    async fn routed(&self, call: Call, write: WriteRequest) -> Result<Served, Refusal> {
+        let deadline = Instant::now() + write.timeout;
         let write = &write;
-        self.at_leader(found_by, |inner, route, _| async move {
-            let left = deadline.saturating_duration_since(Instant::now());
+        self.at_leader(deadline, |inner, route, left| async move {
             match route {
                 Route::Here => inner.lead(call, write.request.clone(), left).await,
                 Route::There { node, addr } => {
@@ -253,14 +262,8 @@ impl Inner {
     ) -> Result<Served, NotLed> {
         match call {
             Call::Execute => self.lead_write(WriteRequest::new(request, timeout)).await,
-            Call::Query(level) => {
-                let read = ReadRequest::new(request, level, timeout);
-                self.lead_read(read).await
-            }
-            Call::Request(level) => {
-                let read = ReadRequest::new(request, level, timeout);
-                self.lead_request(read).await
-            }
+            Call::Query(terms) => self.lead_read(terms.read(request, timeout)).await,
+            Call::Request(terms) => self.lead_request(terms.read(request, timeout)).await,
         }
     }
 
@@ -319,10 +322,13 @@ impl Inner {
         let peer = self.endpoint.peer(addr, Some(node));
         // The leader keeps the time; a little more for the way lets its own answer win.
         let patience = timeout + FORWARD_MARGIN;
-        let reply = peer
-            .request(kind::FORWARD, Priority::Data, body, patience)
-            .await;
         let writes = !matches!(call, Call::Query(_));
+        let handed = peer.request(kind::FORWARD, Priority::Data, body, patience);
+        let reply = if writes {
+            handed.await
+        } else {
+            self.while_leads(node, handed).await.ok_or(None)?
+        };
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => return Err(undelivered(&error, writes)),
@@ -346,6 +352,7 @@ impl Inner {
     /// Runs statements on the local database, whatever its age unless that is limited.
     pub(crate) async fn read_local(&self, read: ReadRequest) -> Result<Served, Refusal> {
         let deadline = Instant::now() + read.timeout;
+        self.applied(read.index_min, deadline).await?;
         let reply = if read.freshness.is_some_and(|limit| self.is_stale(limit)) {
             Reply {
                 outcomes: Vec::new(),
@@ -368,16 +375,27 @@ impl Inner {
     }
 
     /// Runs a request on a reader. It ends there when this future is dropped, as when the client
-    /// has gone, and at the deadline.
+    /// has gone, and at the deadline. Damaged pages that it needs are mended first.
     pub(crate) async fn read(&self, request: Request, deadline: Instant) -> Result<Reply, Refusal> {
-        let interest = Interest::default();
-        let _waiting = interest.waiting();
-        let (answer, reply) = tokio::sync::oneshot::channel();
-        let done = Box::new(move |reply| drop(answer.send(reply)));
-        self.readers()?
-            .submit(request, interest, done)
-            .map_err(|full| Refusal::Overloaded(full.to_string()))?;
-        by(deadline, reply).await
+        let mut request = request;
+        for _ in 0..MENDINGS_MAX {
+            let interest = Interest::default();
+            let _waiting = interest.waiting();
+            let (answer, reply) = tokio::sync::oneshot::channel();
+            let done = Box::new(move |reply| drop(answer.send(reply)));
+            self.readers()?
+                .submit_watched(request, interest, done)
+                .map_err(|full| Refusal::Overloaded(full.to_string()))?;
+            match by(deadline, reply).await? {
+                Ok(reply) => return Ok(reply),
+                Err(unread) => {
+                    self.mended(unread.damage, deadline).await?;
+                    request = unread.request;
+                }
+            }
+        }
+        let why = "pages are damaged again and again on this node".to_owned();
+        Err(Refusal::Damaged(why))
     }
 
     /// Whether a request only reads; ends as [`Self::read`] does.
@@ -407,6 +425,26 @@ impl Inner {
     /// This node as the others know it.
     pub(crate) fn member(&self) -> &Member {
         &self.membership.member
+    }
+}
+
+impl ReadRequest {
+    /// What travels with the call.
+    fn terms(&self) -> ReadTerms {
+        ReadTerms {
+            level: self.level,
+            index_min: self.index_min,
+        }
+    }
+}
+
+impl ReadTerms {
+    /// The read that a node has handed on; its caller was asked for already.
+    fn read(self, request: Request, timeout: Duration) -> ReadRequest {
+        ReadRequest {
+            index_min: self.index_min,
+            ..ReadRequest::new(request, self.level, timeout)
+        }
     }
 }
 
@@ -458,6 +496,8 @@ pub(crate) fn check(options: &NodeOptions) -> Result<(), Error> {
     Ok(())
 }
 
+/// How many damaged pages one query waits for.
+const MENDINGS_MAX: usize = 16;
 /// One page of 64 KiB and its head must fit.
 const ENTRY_BYTES_MIN: usize = 128 << 10;
 /// Half of what one frame between nodes carries.

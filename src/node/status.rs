@@ -174,6 +174,7 @@ impl Inner {
         status.ready = state.fence.last_data.is_some() && status.out_of_service.is_none();
         status.checkpoint_blocked = self.watches.blocked.borrow().clone();
         status.stages = self.stages.all();
+        status.repair = self.repairs.status(&self.options);
         drop(metrics);
         status.leader = self.leader();
         status.members = self.known_members();

@@ -99,6 +99,10 @@ counted! {
         AutoOptimizes = ("store", "num_auto_optimizes"),
         /// Of those, the failed ones.
         AutoOptimizesFailed = ("store", "num_auto_optimizes_failed"),
+        /// Rounds in which this node asked a quorum whether it leads.
+        Confirmations = ("store", "read_index_rounds"),
+        /// Questions to the leader what a read has to see; many reads share one.
+        ReadIndexQuestions = ("store", "read_index_questions"),
         /// Statements that `-auto-vacuum-int` had this node run.
         AutoVacuums = ("store", "num_auto_vacuums"),
         /// Of those, the failed ones.

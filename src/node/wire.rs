@@ -16,8 +16,9 @@
 //! | 9 | request, control | [`Joining`] | [`Joined`] |
 //! | 10 | request, control | [`Adoption`] | [`Adopted`] |
 //! | 11 | request, data | an errand: [`super::errand::Message`] | [`super::errand::Report`] |
-//! | 12 | request, data | [`Asking`](super::backup::Asking) | [`Asked`](super::backup::Asked) |
+//! | 12 | request, data | [`Asking`](super::read_index::Asking) | [`Asked`](super::read_index::Asked) |
 //! | 13 | stream, bulk | [`Loading`](super::load::Loading), then its bytes | [`Forwarded`] |
+//! | 20 | request, data | [`Wanted`](super::repair::Wanted) | page numbers and images |
 //! | 21 | request, control | nothing | [`Stand`](super::progress::Stand), if the node has one |
 //!
 //! Kinds 8 and 10 are the only ones that a peer without a cluster may send or receive.
@@ -46,6 +47,7 @@ pub(crate) mod kind {
     pub(crate) const ERRAND: u8 = 11;
     pub(crate) const READ_INDEX: u8 = 12;
     pub(crate) const LOAD: u8 = 13;
+    pub(crate) const PAGES: u8 = 20;
     pub(crate) const STAND: u8 = 21;
 }
 
@@ -171,8 +173,16 @@ pub(crate) struct Forward {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) enum Call {
     Execute,
-    Query(Level),
-    Request(Level),
+    Query(ReadTerms),
+    Request(ReadTerms),
+}
+
+/// What the leader is to guarantee for a read.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct ReadTerms {
+    pub(crate) level: Level,
+    /// The index that the read has to see at least; 0: any.
+    pub(crate) index_min: u64,
 }
 
 impl Call {

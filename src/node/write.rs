@@ -312,6 +312,9 @@ pub(crate) async fn write_alone(
 
 /// Turns the end of a group into answers.
 fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: GroupEnd) {
+    if let Some(why) = end.refusal {
+        return answer(waiters, || Err(Some(Refusal::Damaged(why.clone()))));
+    }
     match (end.sql_commit, end.landed.discarded, end.landed.committed) {
         (SqlCommit::Done, None, Some(position)) if !end.is_stepwise => {
             let index = Some(position.index);
@@ -326,8 +329,8 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
             let inner = Arc::clone(inner);
             tokio::spawn(async move {
                 let patience = inner.options.election_max() * 2;
-                match inner.rounds.confirm(patience).await {
-                    Ok(_) if inner.leading() == Some(leader) => {
+                match inner.confirmations.confirm(patience).await {
+                    Some(_) if inner.leading() == Some(leader) => {
                         deliver(waiters, end.replies, index);
                     }
                     _ if index.is_some() => {

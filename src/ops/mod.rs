@@ -1,5 +1,8 @@
-//! Layer 3: what is done to a database from time to time, on the public interface of a node only.
+//! Layer 3: what is done to a database from time to time, how nodes find each other, and what an
+//! operator does to them, on the public interface of a node only.
 
+pub mod peers_file;
 mod upkeep;
 
+pub use peers_file::PeersFileError;
 pub use upkeep::{Upkeep, UpkeepOptions};

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::error::Error;
 use super::ffi::{self, ResultCode};
 use super::image::{Image, Source};
+use super::page_hashes::PageHashes;
 use crate::wal::format::{FRAME_HEADER_BYTES, WAL_HEADER_BYTES, frame_bytes, frame_offset};
 use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
 
@@ -29,8 +30,7 @@ pub struct Captured<'a> {
     pub(super) frames: &'a Frames,
     pub(super) last: &'a LastImages,
     pub(super) page_count: PageCount,
-    pub(super) count_before: PageCount,
-    pub(super) hash_before: DatabaseHash,
+    pub(super) hashes_before: &'a PageHashes,
     pub(super) hash_after: DatabaseHash,
     pub(super) shim_main: ffi::File,
     pub(super) source: &'a Source,
@@ -43,12 +43,7 @@ impl Captured<'_> {
     ///
     /// `Vfs`.
     pub fn image(&self) -> Result<Image, Error> {
-        Image::freeze(
-            self.shim_main,
-            self.source,
-            self.count_before,
-            self.hash_before,
-        )
+        Image::freeze(self.shim_main, self.source, self.hashes_before)
     }
 
     /// The size of each image.
@@ -66,7 +61,7 @@ impl Captured<'_> {
     /// The hash of the database before the transaction.
     #[must_use]
     pub const fn hash_before(&self) -> DatabaseHash {
-        self.hash_before
+        self.hashes_before.sum()
     }
 
     /// The hash of the database after the transaction.
@@ -133,7 +128,7 @@ pub(super) struct Frames {
     begin: u64,
     end: u64,
     /// The number of the first frame in the buffer.
-    frame_first: u32,
+    pub(super) frame_first: u32,
     headers: Vec<Header>,
     bytes: Vec<u8>,
     /// In place of `bytes` when these would be too many.

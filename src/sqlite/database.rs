@@ -20,6 +20,7 @@ use super::record::Record;
 use super::shim::{Gate, Owner};
 use super::start_lock::StartLock;
 use super::vfs;
+use super::witness::{Attached, Damage, Witness};
 use crate::wal::format::frame_offset;
 use crate::wal::{DatabaseHash, PageCount, PageSize, Position};
 
@@ -68,6 +69,7 @@ pub struct Database {
     // the descriptor in the lock outlives the locks of the connection.
     connection: Connection,
     shim: vfs::Handle,
+    attached: Attached,
     lock: StartLock,
     page_size: PageSize,
 }
@@ -91,12 +93,30 @@ impl Database {
         hashes: PageHashes,
         gate: Box<dyn Gate>,
     ) -> Result<Self, Error> {
+        let witness = Witness::new(lock.path().to_owned(), &hashes, Box::new(|| ()));
+        Self::open_watched(options, lock, hashes, gate, &Arc::new(witness))
+    }
+
+    /// The same; the witness of these hashes tells of pages that are damaged, also if opening fails
+    /// because of one.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_watched(
+        options: DatabaseOptions,
+        lock: StartLock,
+        hashes: PageHashes,
+        gate: Box<dyn Gate>,
+        witness: &Arc<Witness>,
+    ) -> Result<Self, Error> {
         assert_version()?;
         vfs::register()?;
         let (page_size, page_count) = (hashes.page_size(), hashes.page_count());
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags_and_vfs(lock.path(), flags, vfs::NAME)?;
         let shim = vfs::shim_of(&connection)?;
+        shim.trust_only(witness);
         let limits = Limits {
             dir: lock.dir().to_owned(),
             spool_bytes_max: options.spool_bytes_max,
@@ -114,9 +134,11 @@ impl Database {
         // From here on nobody can be in the way; what is locked stays locked.
         connection.busy_timeout(Duration::ZERO)?;
         let wal = Arc::new(open_wal(&lock.wal_path())?);
+        let attached = witness.attach(Arc::clone(lock.file()), Arc::clone(&wal));
         let source = Source {
             main: Arc::clone(lock.file()),
             wal,
+            witness: Arc::clone(witness),
             page_size,
             alive: Alive::default(),
         };
@@ -124,6 +146,7 @@ impl Database {
         Ok(Self {
             connection,
             shim,
+            attached,
             lock,
             page_size,
         })
@@ -181,6 +204,24 @@ impl Database {
         self.shim.with_owner(|owner| owner.hashes.clone())
     }
 
+    /// Knows what every page must be.
+    #[must_use]
+    pub const fn witness(&self) -> &Arc<Witness> {
+        self.attached.witness()
+    }
+
+    /// The damage that the writing connection met first since this was asked last. Until it is
+    /// asked, nothing is committed.
+    #[must_use]
+    pub fn take_damage(&self) -> Option<Damage> {
+        self.shim.take_damage()
+    }
+
+    /// Whether damaged pages may be read, for a transaction that replaces all of them.
+    pub fn be_lenient(&self, is_lenient: bool) {
+        self.shim.be_lenient(is_lenient);
+    }
+
     /// Moves WAL content into the main file. Does nothing while an [`Image`] lives.
     ///
     /// # Errors
@@ -189,7 +230,7 @@ impl Database {
     pub fn checkpoint(&mut self, kind: Checkpoint) -> Result<Backfill, Error> {
         let _exempt = Exempt::new();
         self.expect_rest()?;
-        if self.with_source(|source| source.alive.any()) {
+        if self.is_frozen() {
             let now = Backfill::now(self.shim.main)?;
             return Ok(Backfill {
                 complete: false,
@@ -217,6 +258,12 @@ impl Database {
         self.shim.with_owner(|owner| {
             Record::save(&self.lock, &mut owner.hashes, applied, data, membership)
         })
+    }
+
+    /// Whether an [`Image`] lives.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.with_source(|source| source.alive.any())
     }
 
     /// Whether the main file has all that the WAL holds.
@@ -247,17 +294,12 @@ impl Database {
     /// `Vfs`; `InTransaction`.
     pub fn image(&self) -> Result<Image, Error> {
         self.expect_rest()?;
-        let (page_count, hash) = (self.page_count(), self.hash());
-        self.with_source(|source| Image::freeze(self.shim.main, source, page_count, hash))
+        self.shim
+            .with_owner(|owner| Image::freeze(self.shim.main, source_of(owner), &owner.hashes))
     }
 
     fn with_source<T>(&self, f: impl FnOnce(&Source) -> T) -> T {
-        self.shim.with_owner(|owner| {
-            f(owner
-                .source
-                .as_ref()
-                .expect("set when the database was opened"))
-        })
+        self.shim.with_owner(|owner| f(source_of(owner)))
     }
 
     /// Closes the writing connection, and notes in the checkpoint record that it did. The WAL
@@ -271,8 +313,12 @@ impl Database {
     /// `Sqlite`, if a statement is still in use; `Io` and others, if the record cannot be written.
     pub fn close(self) -> Result<(), Error> {
         let Self {
-            connection, lock, ..
+            connection,
+            lock,
+            attached,
+            ..
         } = self;
+        drop(attached);
         connection.close().map_err(|(_, error)| error)?;
         Record::close(&lock)
     }
@@ -285,6 +331,11 @@ impl Database {
             _ => Err(Error::InTransaction),
         }
     }
+}
+
+fn source_of(owner: &Owner) -> &Source {
+    let source = owner.source.as_ref();
+    source.expect("set when the database was opened")
 }
 
 /// Settings on which the capture depends; the authorizer keeps others from changing them.

@@ -8,11 +8,14 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::ffi;
+use super::hash_table::HashTable;
 use super::inject::{failed, read_header};
+use super::page_hashes::PageHashes;
 use super::start_lock::MainFile;
+use super::witness::{Place, Witness, damaged_text};
 use crate::wal::format::{FRAME_HEADER_BYTES, frame_offset};
 use crate::wal::index::{self, BACKFILL_OFFSET, region_of_frame};
-use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
+use crate::wal::{DatabaseHash, PageCount, PageHash, PageNumber, PageSize};
 
 /// The database as it was at one commit, readable from any thread while writes go on.
 ///
@@ -23,11 +26,13 @@ use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
 pub struct Image {
     main: Arc<MainFile>,
     wal: Arc<File>,
+    witness: Arc<Witness>,
     /// The last frame of each page that the main file does not have yet.
     frames: HashMap<PageNumber, u32>,
     page_size: PageSize,
     page_count: PageCount,
     hash: DatabaseHash,
+    hashes: HashTable,
     _alive: Alive,
 }
 
@@ -47,18 +52,18 @@ impl Alive {
 pub(super) struct Source {
     pub(super) main: Arc<MainFile>,
     pub(super) wal: Arc<File>,
+    pub(super) witness: Arc<Witness>,
     pub(super) page_size: PageSize,
     pub(super) alive: Alive,
 }
 
 impl Image {
-    /// Freezes the published commit, whose size and hash these are; on the owner's thread, and not
+    /// Freezes the published commit, whose pages have these hashes; on the owner's thread, and not
     /// while SQLite publishes another one.
     pub(super) fn freeze(
         shim_main: ffi::File,
         source: &Source,
-        page_count: PageCount,
-        hash: DatabaseHash,
+        hashes: &PageHashes,
     ) -> Result<Self, Error> {
         let header = read_header(shim_main)?;
         let region = shim_main.region(0).map_err(failed("map the WAL-index"))?;
@@ -71,10 +76,12 @@ impl Image {
         Ok(Self {
             main: Arc::clone(&source.main),
             wal: Arc::clone(&source.wal),
+            witness: Arc::clone(&source.witness),
             frames,
             page_size: source.page_size,
-            page_count,
-            hash,
+            page_count: hashes.page_count(),
+            hash: hashes.sum(),
+            hashes: hashes.freeze(),
             _alive: source.alive.clone(),
         })
     }
@@ -97,12 +104,24 @@ impl Image {
         self.hash
     }
 
+    /// The hash of one page, as recorded; `None` beyond the page count, zero for the lock-byte page.
+    #[must_use]
+    pub fn page_hash(&self, page: PageNumber) -> Option<PageHash> {
+        self.hashes.get(page.number() as usize - 1)
+    }
+
+    /// Whether the WAL has the page: all others are in the main file as of the last record.
+    #[must_use]
+    pub fn is_in_wal(&self, page: PageNumber) -> bool {
+        self.frames.contains_key(&page)
+    }
+
     /// Reads one page. The lock-byte page is all zeros.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, the page lies beyond the page count, or `image` does not have
-    /// the page size.
+    /// If the file cannot be read, the page is damaged or lies beyond the page count, or `image`
+    /// does not have the page size.
     pub fn read(&self, page: PageNumber, image: &mut [u8]) -> io::Result<()> {
         if !self.page_count.contains(page) || image.len() != self.page_size.len() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -111,13 +130,24 @@ impl Image {
             image.fill(0);
             return Ok(());
         }
-        match self.frames.get(&page) {
+        let (place, read) = match self.frames.get(&page).copied() {
             Some(frame) => {
-                let offset = frame_offset(*frame, self.page_size) + FRAME_HEADER_BYTES as u64;
-                self.wal.read_exact_at(image, offset)
+                let offset = frame_offset(frame, self.page_size) + FRAME_HEADER_BYTES as u64;
+                let read = self.wal.read_exact_at(image, offset);
+                (Place::Frame { frame, page }, read)
             }
-            None => self.main.read_exact_at(image, page.offset(self.page_size)),
+            None => {
+                let read = self.main.read_exact_at(image, page.offset(self.page_size));
+                (Place::Main(page), read)
+            }
+        };
+        // While an image lives nobody writes to what it reads.
+        let found = read.is_ok().then_some(&*image);
+        if let Err(damage) = self.witness.examine(place, found) {
+            self.witness.blame(damage);
+            return Err(io::Error::other(damaged_text(&self.witness, damage)));
         }
+        read
     }
 }
 

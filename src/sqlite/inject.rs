@@ -54,6 +54,8 @@ pub(super) fn inject(shim: &Shim, change: Change<'_, '_>) -> Result<(), Error> {
     let mut tail = Tail::find(shim.main, wal, page_size)?;
     tail.restart_if_backfilled()?;
     tail.begin()?;
+    let first_frame = tail.frame_last.saturating_add(1);
+    shim.cut_frames(first_frame);
     let mut order = PageOrder::new(page_size, old_count, change.page_count);
     let mut hashes = Vec::new();
     let mut held: Option<(PageNumber, Vec<u8>)> = None;
@@ -81,6 +83,8 @@ pub(super) fn inject(shim: &Shim, change: Change<'_, '_>) -> Result<(), Error> {
     expect_hash(change.hash_after, after)?;
     tail.push(page, &image, Some(change.page_count))?;
     tail.flush()?;
+    let written = (first_frame..).zip(&hashes);
+    shim.frames_written(written.map(|(frame, (page, hash))| (frame, *page, *hash)));
     tail.enter(&hashes)?;
     tail.publish(change.page_count);
     shim.with_owner(|owner| replace_all(&mut owner.hashes, change.page_count, &hashes));

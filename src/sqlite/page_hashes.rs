@@ -23,6 +23,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
+use super::hash_table::HashTable;
 use crate::wal::{DatabaseHash, PageCount, PageHash, PageNumber, PageSize};
 
 const FILE_NAME: &str = "pages.hash";
@@ -36,7 +37,7 @@ const RUN_ENTRIES_MAX: usize = 65_536;
 #[derive(Clone, Debug)]
 pub struct PageHashes {
     page_size: PageSize,
-    hashes: Vec<PageHash>,
+    hashes: HashTable,
     /// One bit per page: the side file does not have this hash yet.
     changed: Vec<u64>,
     sum: DatabaseHash,
@@ -48,7 +49,7 @@ impl PageHashes {
     pub const fn new(page_size: PageSize) -> Self {
         Self {
             page_size,
-            hashes: Vec::new(),
+            hashes: HashTable::new(),
             changed: Vec::new(),
             sum: DatabaseHash(0),
         }
@@ -75,7 +76,12 @@ impl PageHashes {
     /// The hash of one page; `None` beyond the page count.
     #[must_use]
     pub fn get(&self, page: PageNumber) -> Option<PageHash> {
-        self.hashes.get(index_of(page)).copied()
+        self.hashes.get(index_of(page))
+    }
+
+    /// The hashes as they are now; what changes later does not show there.
+    pub(super) fn freeze(&self) -> HashTable {
+        self.hashes.clone()
     }
 
     /// The database hash there would be with this page count and these pages replaced.
@@ -87,8 +93,8 @@ impl PageHashes {
         pages: impl Iterator<Item = (PageNumber, PageHash)>,
     ) -> DatabaseHash {
         let mut sum = self.sum;
-        for cut in self.hashes.iter().skip(page_count.0 as usize) {
-            sum = sum.without(*cut);
+        for cut in self.hashes.iter_from(page_count.0 as usize) {
+            sum = sum.without(cut);
         }
         for (page, hash) in pages {
             sum = sum.with(hash).without(self.get(page).unwrap_or_default());
@@ -99,11 +105,11 @@ impl PageHashes {
     /// Cuts off the pages beyond the page count, or adds pages whose hash is still zero.
     pub(super) fn resize(&mut self, page_count: PageCount) {
         let pages = page_count.0 as usize;
-        for cut in self.hashes.iter().skip(pages) {
-            self.sum = self.sum.without(*cut);
+        for cut in self.hashes.iter_from(pages) {
+            self.sum = self.sum.without(cut);
         }
         let old = self.hashes.len();
-        self.hashes.resize(pages, PageHash::default());
+        self.hashes.resize(pages);
         self.changed.resize(pages.div_ceil(64), 0);
         for added in old..pages {
             self.mark(added);
@@ -113,9 +119,9 @@ impl PageHashes {
     /// Replaces the hash of a page within the page count.
     pub(super) fn replace(&mut self, page: PageNumber, hash: PageHash) {
         let index = index_of(page);
-        if let Some(entry) = self.hashes.get_mut(index) {
-            self.sum = self.sum.without(*entry).with(hash);
-            *entry = hash;
+        if let Some(old) = self.hashes.get(index) {
+            self.sum = self.sum.without(old).with(hash);
+            self.hashes.set(index, hash);
             self.mark(index);
         }
     }
@@ -124,8 +130,8 @@ impl PageHashes {
     pub(super) fn recompute_sum(&mut self) {
         self.sum = self
             .hashes
-            .iter()
-            .fold(DatabaseHash(0), |sum, hash| sum.with(*hash));
+            .iter_from(0)
+            .fold(DatabaseHash(0), DatabaseHash::with);
     }
 
     /// Reads the side file. Entries it does not have are zero; extra ones are ignored.
@@ -137,7 +143,7 @@ impl PageHashes {
         let path = path_in(dir);
         let mut file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
         check_header(&mut file, &path, page_size)?;
-        let mut hashes = Vec::new();
+        let mut hashes = HashTable::new();
         let mut bytes = Vec::new();
         let mut left = u64::from(page_count.0) * ENTRY_BYTES as u64;
         while left > 0 {
@@ -147,7 +153,9 @@ impl PageHashes {
                 .take(part)
                 .read_to_end(&mut bytes)
                 .map_err(|e| Error::io("read", &path, e))?;
-            hashes.extend(bytes.as_chunks::<ENTRY_BYTES>().0.iter().map(entry));
+            for bytes in bytes.as_chunks::<ENTRY_BYTES>().0 {
+                hashes.push(entry(bytes));
+            }
             if (read as u64) < part {
                 break;
             }
@@ -191,7 +199,8 @@ impl PageHashes {
                 && self.is_changed(index)
                 && index - first < RUN_ENTRIES_MAX
             {
-                bytes.extend_from_slice(&self.hashes[index].0.to_le_bytes());
+                let hash = self.hashes.get(index).unwrap_or_default();
+                bytes.extend_from_slice(&hash.0.to_le_bytes());
                 index += 1;
             }
             file.write_all_at(&bytes, ((first + 1) * ENTRY_BYTES) as u64)?;

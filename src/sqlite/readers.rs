@@ -29,6 +29,8 @@ use super::limits::Limits;
 use super::statement::Executor;
 use super::tokens::{self, Keyword};
 use super::values::{Reply, Request, Shape};
+use super::vfs;
+use super::witness::{Damage, Witness};
 use super::writer::{SetupError, refused_as_a_whole, scope_of, set_up};
 
 /// How the readers are set up.
@@ -64,6 +66,8 @@ pub struct Readers {
 
 struct Shared {
     options: ReadersOptions,
+    /// Every page is compared with what it knows.
+    witness: Option<Arc<Witness>>,
     queue: Mutex<Queue>,
     /// Something is waiting in the queue, or the pool is closed.
     arrived: Condvar,
@@ -88,7 +92,7 @@ enum Job {
     Read {
         request: Request,
         interest: Interest,
-        done: Box<dyn FnOnce(Reply) + Send>,
+        done: Done,
     },
     Classify {
         request: Request,
@@ -97,15 +101,39 @@ enum Job {
     },
 }
 
+/// Takes the reply to a query, or says why there is none.
+pub type Done = Box<dyn FnOnce(Result<Reply, Unread>) + Send>;
+
+/// A query that met damage; it can be tried again once that is mended.
+#[derive(Debug)]
+pub struct Unread {
+    /// What it met first.
+    pub damage: Damage,
+    /// The query.
+    pub request: Request,
+}
+
 impl Readers {
     /// Starts the threads.
     ///
     /// # Errors
     /// The operating system gives no thread.
     pub fn open(options: ReadersOptions) -> io::Result<Self> {
+        Self::open_watched(options, None)
+    }
+
+    /// The same; queries see no page that is not as the witness of the database knows it.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub fn open_watched(
+        options: ReadersOptions,
+        witness: Option<Arc<Witness>>,
+    ) -> io::Result<Self> {
         let count = options.threads.clamp(1, THREADS_KEPT);
         let shared = Arc::new(Shared {
             options,
+            witness,
             queue: Mutex::default(),
             arrived: Condvar::new(),
             crowded: Condvar::new(),
@@ -195,6 +223,25 @@ impl Readers {
         request: Request,
         interest: Interest,
         done: Box<dyn FnOnce(Reply) + Send>,
+    ) -> Result<(), Full> {
+        let done = Box::new(|read: Result<Reply, Unread>| {
+            done(read.unwrap_or_else(|unread| Reply {
+                outcomes: Vec::new(),
+                error: Some(format!("page {} is damaged", unread.damage.place.page())),
+            }));
+        });
+        self.submit_watched(request, interest, done)
+    }
+
+    /// The same; `done` is told of damage.
+    ///
+    /// # Errors
+    /// The queue is full.
+    pub fn submit_watched(
+        &self,
+        request: Request,
+        interest: Interest,
+        done: Done,
     ) -> Result<(), Full> {
         self.enqueue(Job::Read {
             request,
@@ -325,7 +372,7 @@ fn serve(shared: &Shared) -> End {
             match Reader::open(shared) {
                 Ok(opened) => reader = Some(opened),
                 Err(error) => {
-                    refuse(job, &error);
+                    refuse(job, &error, shared.witness.as_deref());
                     continue;
                 }
             }
@@ -338,9 +385,14 @@ fn serve(shared: &Shared) -> End {
                 done,
             } => {
                 reader.executor.watch(Some(&interest));
+                let _ = vfs::take_damage(&reader.connection);
                 let reply = reader.run(&request);
                 reader.executor.watch(None);
-                done(reply);
+                // Whatever came of it, it may come from a page that could not be read.
+                done(match vfs::take_damage(&reader.connection) {
+                    Some(damage) => Err(Unread { damage, request }),
+                    None => Ok(reply),
+                });
             }
             Job::Classify {
                 request,
@@ -385,12 +437,17 @@ fn next_job(shared: &Shared) -> Option<Job> {
     job
 }
 
-fn refuse(job: Job, error: &SetupError) {
+fn refuse(job: Job, error: &SetupError, witness: Option<&Witness>) {
     match job {
-        Job::Read { done, .. } => {
-            done(Reply {
-                outcomes: Vec::new(),
-                error: Some(error.to_string()),
+        Job::Read { done, request, .. } => {
+            // A page that a connection needs to be opened at all.
+            let damage = witness.and_then(|witness| witness.damaged().first().copied());
+            done(match damage {
+                Some(damage) => Err(Unread { damage, request }),
+                None => Ok(Reply {
+                    outcomes: Vec::new(),
+                    error: Some(error.to_string()),
+                }),
             });
         }
         // Whoever runs it next will meet the same error and report it.
@@ -409,7 +466,15 @@ impl Reader {
     fn open(shared: &Shared) -> Result<Self, SetupError> {
         let options = &shared.options;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&options.path, flags)?;
+        let connection = match &shared.witness {
+            Some(witness) => {
+                let opened = Connection::open_with_flags_and_vfs(&options.path, flags, vfs::NAME)?;
+                vfs::trust_only(&opened, witness)
+                    .map_err(|error| SetupError::Sqlite(error.to_string()))?;
+                opened
+            }
+            None => Connection::open_with_flags(&options.path, flags)?,
+        };
         set_up(&connection, options.foreign_keys, &options.limits)?;
         options.extensions.load(&connection)?;
         // What a query sorts or materialises stays in memory, where it is bounded: files would lie

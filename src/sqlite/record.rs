@@ -147,6 +147,22 @@ impl Record {
         }
     }
 
+    /// Puts another membership into the record, if there is one. Nothing else changes.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`, `Unsupported`, `Io`.
+    pub fn change_membership(
+        lock: &StartLock,
+        change: impl FnOnce(&[u8]) -> Vec<u8>,
+    ) -> Result<(), Error> {
+        let Some(mut record) = Self::load(lock.dir())? else {
+            return Ok(());
+        };
+        record.membership = change(&record.membership);
+        record.write(lock.dir())
+    }
+
     /// Makes the main file, the page hashes and then the record durable.
     ///
     /// # Errors

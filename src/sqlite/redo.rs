@@ -31,7 +31,18 @@ impl Redo {
     pub fn begin(lock: StartLock, record: &Record) -> Result<Self, Error> {
         lock.remove_wal()?;
         // The side file may be newer than the record too; only the sum at the end says.
-        let hashes = PageHashes::load(lock.dir(), record.page_size, record.page_count)?;
+        let loaded = PageHashes::load(lock.dir(), record.page_size, record.page_count);
+        let hashes = match loaded {
+            Ok(hashes) => hashes,
+            // It can be made anew: see `finish`.
+            Err(error) if is_made_anew(&error) => {
+                tracing::error!(%error, "the table of page hashes cannot be read");
+                let mut hashes = PageHashes::new(record.page_size);
+                hashes.resize(record.page_count);
+                hashes
+            }
+            Err(error) => return Err(error),
+        };
         Ok(Self {
             lock,
             hashes,
@@ -84,30 +95,67 @@ impl Redo {
     }
 
     /// Reads the whole main file, once everything is redone, and compares each page with its hash.
+    /// Returns those that differ or cannot be read.
     ///
     /// # Errors
     ///
-    /// `Page`, with the first page that differs; `Io`.
-    pub fn verify(&self) -> Result<(), Error> {
-        let page_size = self.hashes.page_size();
+    /// `Io`, if the length of the file cannot be set.
+    pub fn verify(&self) -> Result<Vec<PageNumber>, Error> {
         self.set_page_count(self.hashes.page_count())?;
+        let mut damaged = Vec::new();
+        self.each_page(|page, hash| {
+            if hash != self.hashes.get(page) {
+                damaged.push(page);
+            }
+        });
+        Ok(damaged)
+    }
+
+    /// Hashes what is in the main file, page by page; `None`: it cannot be read.
+    fn each_page(&self, mut look: impl FnMut(PageNumber, Option<PageHash>)) {
+        let page_size = self.hashes.page_size();
         let mut image = vec![0; page_size.len()];
         for number in 1..=self.hashes.page_count().0 {
             let page = PageNumber::new(number).expect("from 1 on");
             if page == page_size.lock_byte_page() {
                 continue;
             }
-            self.lock
+            let read = self
+                .lock
                 .file()
-                .read_exact_at(&mut image, page.offset(page_size))
-                .map_err(|e| Error::io("read", self.lock.path(), e))?;
-            if self.hashes.get(page) != Some(PageHash::of(page, &image)) {
-                return Err(Error::Page {
-                    file: self.lock.path().to_owned(),
-                    page: number,
-                });
-            }
+                .read_exact_at(&mut image, page.offset(page_size));
+            look(page, read.is_ok().then(|| PageHash::of(page, &image)));
         }
+    }
+
+    /// Makes the table of hashes anew from the main file, if the table does not add up and the
+    /// pages do: then it is the side file that is damaged.
+    fn rebuild_hashes(&mut self) -> Result<(), Error> {
+        let file = self.lock.path().display();
+        tracing::error!(
+            %file,
+            "the page hashes do not add up to the database hash; reading all pages"
+        );
+        let mut found = PageHashes::new(self.hashes.page_size());
+        found.resize(self.hashes.page_count());
+        let (mut differing, mut first) = (0_u64, None);
+        self.each_page(|page, hash| {
+            if hash != self.hashes.get(page) {
+                differing += 1;
+                first = first.or(Some(page.number()));
+            }
+            found.replace(page, hash.unwrap_or_default());
+        });
+        tracing::error!(
+            pages = differing,
+            first,
+            "pages that are not what the table of page hashes says"
+        );
+        expect_hash(self.expected, found.sum())?;
+        tracing::warn!(
+            "all pages are right; the table of page hashes was damaged and is made anew"
+        );
+        self.hashes = found;
         Ok(())
     }
 
@@ -122,7 +170,9 @@ impl Redo {
     pub fn finish(mut self) -> Result<(StartLock, PageHashes), Error> {
         self.set_page_count(self.hashes.page_count())?;
         self.hashes.recompute_sum();
-        expect_hash(self.expected, self.hashes.sum())?;
+        if self.expected != self.hashes.sum() {
+            self.rebuild_hashes()?;
+        }
         self.lock
             .file()
             .sync_all()
@@ -144,5 +194,14 @@ impl Redo {
                 }
             })
             .map_err(|e| Error::io("set the length of", self.lock.path(), e))
+    }
+}
+
+/// Whether the side file is damaged or gone, and not just out of reach.
+fn is_made_anew(error: &Error) -> bool {
+    match error {
+        Error::Corrupt { .. } => true,
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
     }
 }

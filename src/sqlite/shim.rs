@@ -15,7 +15,8 @@
 //! could still fail is done before the gate is asked, and if something fails nevertheless the
 //! process aborts: SQLite would roll back what the cluster has committed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::sync::Arc;
 
 use super::capture::{Captured, CommitFrame, Frames, LastImages};
 use super::ffi::{self, Lock, ResultCode};
@@ -23,8 +24,9 @@ use super::heap::Exempt;
 use super::image::Source;
 use super::inject::pages_added;
 use super::page_hashes::PageHashes;
+use super::witness::{Damage, Place, Witness};
 use crate::wal::format::{frame_bytes, frame_offset};
-use crate::wal::{PageHash, PageSize, index};
+use crate::wal::{PageHash, PageNumber, PageSize, index};
 
 /// WAL space is reserved in steps of this many bytes.
 const RESERVE_BYTES: u64 = 1024 * 1024;
@@ -58,6 +60,12 @@ pub(super) struct Shim {
     /// Meanwhile SQLite must not run out of memory.
     exempt: Cell<Option<Exempt>>,
     owner: RefCell<Option<Owner>>,
+    /// Knows what every page must be.
+    witness: OnceCell<Arc<Witness>>,
+    /// The first damage that this connection met and nobody has asked for yet.
+    damage: Cell<Option<Damage>>,
+    /// Everything is about to be replaced, so what is read does not matter.
+    is_lenient: Cell<bool>,
 }
 
 /// What only the writing connection of an open database has.
@@ -90,6 +98,103 @@ impl Shim {
             released: Cell::new(false),
             exempt: Cell::new(None),
             owner: RefCell::new(None),
+            witness: OnceCell::new(),
+            damage: Cell::new(None),
+            is_lenient: Cell::new(false),
+        }
+    }
+
+    /// From now on every page is compared with what the witness knows.
+    pub(super) fn trust_only(&self, witness: &Arc<Witness>) {
+        // A connection has one database, and that has one witness.
+        let _ = self.witness.set(Arc::clone(witness));
+    }
+
+    /// The damage that was met first since this was asked last.
+    pub(super) fn take_damage(&self) -> Option<Damage> {
+        self.damage.take()
+    }
+
+    /// Lets damaged pages be read: all of them are about to be replaced.
+    pub(super) fn be_lenient(&self, is_lenient: bool) {
+        self.is_lenient.set(is_lenient);
+    }
+
+    /// The place that a read asks for, if it is known what belongs there.
+    pub(super) fn place(&self, is_wal: bool, offset: u64, bytes: usize) -> Option<Place> {
+        let witness = self.witness.get().filter(|_| !self.is_lenient.get())?;
+        if is_wal {
+            witness.place_in_wal(offset, bytes)
+        } else {
+            witness.place_in_main(offset, bytes)
+        }
+    }
+
+    /// Reads what is at a place, or a part of it, if it is what belongs there. Looks twice.
+    pub(super) fn read_sound(
+        &self,
+        file: ffi::File,
+        place: Place,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), ResultCode> {
+        let witness = self.witness.get().ok_or(ResultCode::IOERR_READ)?;
+        let size = witness.page_size().len();
+        let mut damage = None;
+        for _ in 0..2 {
+            let examined = if bytes.len() == size {
+                let read = file.read(bytes, offset);
+                witness.examine(place, read.is_ok().then_some(&*bytes))
+            } else {
+                let within = usize::try_from(offset % size as u64).expect("less than a page");
+                let mut image = vec![0; size];
+                let read = file.read(&mut image, offset - within as u64);
+                let part = &image[within..within + bytes.len()];
+                bytes.copy_from_slice(part);
+                witness.examine(place, read.is_ok().then_some(&image))
+            };
+            match examined {
+                Ok(()) => return Ok(()),
+                Err(found) => damage = Some(found),
+            }
+        }
+        if let Some(damage) = damage {
+            witness.blame(damage);
+            self.damage.set(self.damage.get().or(Some(damage)));
+        }
+        Err(ResultCode::IOERR_READ)
+    }
+
+    /// xWrite of the main file: a checkpoint.
+    pub(super) fn write_main(&self, bytes: &[u8], offset: u64) -> Result<(), ResultCode> {
+        let write = || self.main.write(bytes, offset);
+        match self.witness.get() {
+            Some(witness) => witness.write_main(offset, bytes, write),
+            None => write(),
+        }
+    }
+
+    /// xTruncate of the main file.
+    pub(super) fn main_truncated(&self, bytes: u64) {
+        if let Some(witness) = self.witness.get() {
+            witness.cut_main(bytes);
+        }
+    }
+
+    /// The WAL is written from this frame on.
+    pub(super) fn cut_frames(&self, first: u32) {
+        if let Some(witness) = self.witness.get() {
+            witness.cut_frames(first);
+        }
+    }
+
+    /// What was written to frames of the WAL.
+    pub(super) fn frames_written(
+        &self,
+        written: impl Iterator<Item = (u32, PageNumber, PageHash)>,
+    ) {
+        if let Some(witness) = self.witness.get() {
+            witness.frames_written(written);
         }
     }
 
@@ -160,6 +265,11 @@ impl Shim {
         let Some(commit) = owner.frames.commit_frame() else {
             return Ok(());
         };
+        // Whatever was left out because of it, nothing that met damage is ever proposed.
+        if self.damage.get().is_some() {
+            owner.frames.clear();
+            return Err(ResultCode::IOERR_FSYNC);
+        }
         let wal = self.wal.get().ok_or(ResultCode::IOERR_FSYNC)?;
         let last = owner.frames.last_images(commit);
         let prepared = self.prepare(owner, commit, &last);
@@ -169,8 +279,7 @@ impl Shim {
                 frames: &owner.frames,
                 last: &last,
                 page_count: commit.page_count,
-                count_before: owner.hashes.page_count(),
-                hash_before: owner.hashes.sum(),
+                hashes_before: &owner.hashes,
                 hash_after: owner.hashes.preview(
                     commit.page_count,
                     last.pages.iter().copied().zip(hashes.iter().copied()),
@@ -182,9 +291,13 @@ impl Shim {
         });
         match verdict {
             Ok((Verdict::Release, hashes)) => {
+                self.cut_frames(owner.frames.frame_first);
                 if let Err(code) = owner.frames.write_to(wal, commit.frame) {
                     abort("the WAL cannot be written after the commit", code.0);
                 }
+                let pages = last.pages.iter().zip(&hashes);
+                let written = last.frames.iter().zip(pages);
+                self.frames_written(written.map(|(frame, (page, hash))| (*frame, *page, *hash)));
                 owner.frames.clear();
                 owner.hashes.resize(commit.page_count);
                 for (page, hash) in last.pages.iter().zip(hashes) {

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Deref;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use super::error::Error;
+use crate::wal::{PageNumber, PageSize};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -168,6 +169,18 @@ impl StartLock {
             }
         }
         Ok(())
+    }
+
+    /// Writes a page of the main file, durably, while the lock is held.
+    ///
+    /// # Errors
+    ///
+    /// `Io`.
+    pub fn mend(&self, size: PageSize, page: PageNumber, image: &[u8]) -> Result<(), Error> {
+        let written = self.file.write_all_at(image, page.offset(size));
+        written
+            .and_then(|()| self.file.sync_data())
+            .map_err(|error| Error::io("mend", &self.path, error))
     }
 
     /// Lets others in. No SQLite connection of this process has a lock on the main file yet.

@@ -1,7 +1,8 @@
 //! The VFS named `wallaby`: SQLite's default VFS with our [`Shim`] around the main file and the
 //! WAL.
 //!
-//! Only the writing connection uses it. All other files (temporary ones, and whatever a rollback
+//! The writing connection uses it, and the readers, whose pages are compared with what a
+//! [`Witness`] knows; a shim that owns nothing refuses all writes. All other files (temporary ones, and whatever a rollback
 //! journal would be) go to the VFS underneath untouched. What is decided at each call is in `shim`;
 //! this file only translates ("The OS Backend (VFS) To SQLite", sqlite3_io_methods).
 
@@ -12,7 +13,7 @@ use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::slice;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use libsqlite3_sys as sqlite;
 use rusqlite::Connection;
@@ -20,6 +21,7 @@ use rusqlite::Connection;
 use super::error::Error;
 use super::ffi::{self, ResultCode};
 use super::shim::Shim;
+use super::witness::{Damage, Witness};
 use crate::wal::index;
 
 /// The name under which connections ask for it.
@@ -134,6 +136,17 @@ pub(super) fn shim_of(connection: &Connection) -> Result<Handle, Error> {
     // SAFETY: `is_ours` has checked that it is a ShimFile.
     let (_, shim, _) = unsafe { parts(file.as_ptr()) };
     Ok(Handle(Rc::clone(shim)))
+}
+
+/// Has every page that a connection reads from now on compared with what the witness knows.
+pub(super) fn trust_only(connection: &Connection, witness: &Arc<Witness>) -> Result<(), Error> {
+    shim_of(connection)?.trust_only(witness);
+    Ok(())
+}
+
+/// The damage that a connection met first since this was asked last.
+pub(super) fn take_damage(connection: &Connection) -> Option<Damage> {
+    shim_of(connection).ok()?.take_damage()
 }
 
 /// Why a connection got its last `SQLITE_FULL`, once; `None` if not from this VFS.
@@ -281,17 +294,22 @@ unsafe extern "C" fn read(
 ) -> c_int {
     // SAFETY: SQLite calls the methods with one of our open files.
     let (kind, shim, real) = unsafe { parts(file) };
-    if kind == Kind::Wal
-        && let (Ok(length), Ok(offset)) = (usize::try_from(count), u64::try_from(offset))
-    {
-        // SAFETY: SQLite gives a buffer of `count` bytes; zeros are written before it is borrowed,
-        // as it may be uninitialised.
-        let buffer = unsafe {
-            ptr::write_bytes(bytes.cast::<u8>(), 0, length);
-            slice::from_raw_parts_mut(bytes.cast::<u8>(), length)
-        };
-        if let Some(result) = shim.read_wal(buffer, offset) {
-            return ResultCode::of(result);
+    let is_wal = kind == Kind::Wal;
+    if let (Ok(length), Ok(position)) = (usize::try_from(count), u64::try_from(offset)) {
+        let place = shim.place(is_wal, position, length);
+        if is_wal || place.is_some() {
+            // SAFETY: SQLite gives a buffer of `count` bytes; zeros are written before it is
+            // borrowed, as it may be uninitialised.
+            let buffer = unsafe {
+                ptr::write_bytes(bytes.cast::<u8>(), 0, length);
+                slice::from_raw_parts_mut(bytes.cast::<u8>(), length)
+            };
+            if is_wal && let Some(result) = shim.read_wal(buffer, position) {
+                return ResultCode::of(result);
+            }
+            if let Some(place) = place {
+                return ResultCode::of(shim.read_sound(real, place, position, buffer));
+            }
         }
     }
     match real.methods().xRead {
@@ -308,14 +326,14 @@ unsafe extern "C" fn write(
     offset: i64,
 ) -> c_int {
     // SAFETY: SQLite calls the methods with one of our open files.
-    let (kind, shim, real) = unsafe { parts(file) };
+    let (kind, shim, _) = unsafe { parts(file) };
     let (Ok(length), Ok(position)) = (usize::try_from(count), u64::try_from(offset)) else {
         return sqlite::SQLITE_IOERR_WRITE;
     };
     // SAFETY: SQLite gives `count` bytes.
     let buffer = unsafe { slice::from_raw_parts(bytes.cast::<u8>(), length) };
     ResultCode::of(match kind {
-        Kind::Main => real.write(buffer, position),
+        Kind::Main => shim.write_main(buffer, position),
         Kind::Wal => shim.write_wal(buffer, position),
     })
 }
@@ -323,8 +341,10 @@ unsafe extern "C" fn write(
 unsafe extern "C" fn truncate(file: *mut sqlite::sqlite3_file, size: i64) -> c_int {
     // SAFETY: SQLite calls the methods with one of our open files.
     let (kind, shim, real) = unsafe { parts(file) };
-    if kind == Kind::Wal {
-        shim.wal_truncated(u64::try_from(size).unwrap_or(0));
+    let bytes = u64::try_from(size).unwrap_or(0);
+    match kind {
+        Kind::Main => shim.main_truncated(bytes),
+        Kind::Wal => shim.wal_truncated(bytes),
     }
     match real.methods().xTruncate {
         // SAFETY: the arguments are SQLite's, for the same file underneath.

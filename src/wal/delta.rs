@@ -171,6 +171,29 @@ impl Delta {
         &self.bytes
     }
 
+    /// The same delta as one of another cluster.
+    ///
+    /// # Panics
+    ///
+    /// If that cluster's id is zero, which no reader would take.
+    #[must_use]
+    pub fn in_cluster(&self, cluster: ClusterId) -> Self {
+        assert!(cluster.0 != 0, "a cluster id is never zero");
+        let mut bytes = self.bytes.to_vec();
+        bytes[16..32].copy_from_slice(&cluster.0.to_le_bytes());
+        let table = &bytes[HEADER_BYTES..payload_offset(self.pages)];
+        let checksum = header_checksum(&bytes[..156], table);
+        bytes[156..160].copy_from_slice(&checksum.to_le_bytes());
+        Self {
+            header: DeltaHeader {
+                cluster,
+                ..self.header
+            },
+            bytes: Bytes::from(bytes),
+            pages: self.pages,
+        }
+    }
+
     /// How many pages it has, at least one.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a delta is never empty")]

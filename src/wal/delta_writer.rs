@@ -184,6 +184,24 @@ mod tests {
     }
 
     #[test]
+    fn a_delta_of_another_cluster_differs_in_nothing_else() {
+        let written = |cluster| {
+            let mut writer = DeltaWriter::new(
+                DeltaHeader {
+                    cluster,
+                    ..header()
+                },
+                Encoding::Zstd,
+            );
+            writer.push(PageNumber::new(2).unwrap(), &[1; 512]);
+            Delta::decode(writer.finish()).unwrap()
+        };
+        let moved = written(ClusterId(1)).in_cluster(ClusterId(u128::MAX));
+        assert_eq!(moved, written(ClusterId(u128::MAX)));
+        assert_eq!(Delta::decode(moved.bytes().clone()), Ok(moved));
+    }
+
+    #[test]
     #[should_panic(expected = "pages must ascend")]
     fn a_writer_refuses_pages_out_of_order() {
         let mut writer = DeltaWriter::new(header(), Encoding::Raw);

@@ -241,6 +241,33 @@ impl ProcessCluster {
         &mut self.nodes[node].arguments
     }
 
+    /// The value of a flag on the command line of a node.
+    ///
+    /// # Panics
+    ///
+    /// When it is not there.
+    #[must_use]
+    pub fn flag(&self, node: usize, flag: &str) -> &str {
+        let arguments = &self.nodes[node].arguments;
+        let place = arguments.iter().position(|argument| argument == flag);
+        &arguments[place.expect("the flag was given") + 1]
+    }
+
+    /// Gives a node that is not running other addresses.
+    pub fn move_node(&mut self, node: usize) {
+        let ports = ports::reserve(2);
+        let node = &mut self.nodes[node];
+        assert!(node.process.is_none(), "{} is running", node.name);
+        for (flag, port) in ["-http-addr", "-raft-addr"].into_iter().zip(ports) {
+            let place = node.arguments.iter().position(|argument| argument == flag);
+            let place = place.expect("every node has this flag");
+            node.arguments[place + 1] = format!("127.0.0.1:{port}");
+            if flag == "-http-addr" {
+                node.http_addr.clone_from(&node.arguments[place + 1]);
+            }
+        }
+    }
+
     /// The id of a running node's process.
     ///
     /// # Panics

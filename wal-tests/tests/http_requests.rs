@@ -274,6 +274,16 @@ fn query_parameters_are_read() {
     assert_eq!(parameters.text("q"), Some("SELECT '1';"));
     assert_eq!(parameters.text("unknown"), Some("A"));
 
+    for (query, index_min) in [
+        ("raft_index", 0),
+        ("raft_index=true", 0),
+        ("raft_index=7", 7),
+    ] {
+        let parameters = Parameters::parse(query).unwrap();
+        assert!(parameters.flag("raft_index"), "{query}");
+        assert_eq!(parameters.index_min, index_min, "{query}");
+    }
+
     let defaults = Parameters::parse("db_timeout=0").unwrap();
     assert_eq!(defaults.timeout, Duration::from_secs(30));
     assert_eq!(defaults.linearizable_timeout, Duration::from_secs(10));

@@ -127,7 +127,18 @@ impl OwnerThread {
         // that may be in it, and it redoes up to the durable `committed`.
         let applied = state.fence.last_applied.expect("settled implies applied");
         self.context.log.persist_committed_blocking(applied)?;
-        let backfill = open.database.checkpoint(Checkpoint::Restart { wait })?;
+        let backfill = match open.database.checkpoint(Checkpoint::Restart { wait }) {
+            Ok(backfill) => backfill,
+            // A frame of the WAL is damaged. Nothing of it has reached the main file.
+            Err(error) => {
+                let damage = open.database.take_damage().ok_or(error)?;
+                let why = self.context.repairs.explain(damage);
+                self.context.outlets.blocked.send_replace(Some(why));
+                self.checkpoint.tried = Some(Instant::now());
+                self.checkpoint.incomplete = true;
+                return Ok(false);
+            }
+        };
         self.checkpoint.tried = Some(Instant::now());
         self.checkpoint.incomplete = !backfill.complete;
         let blocked = (!backfill.complete).then(|| {

@@ -157,5 +157,11 @@ fn a_leader_that_is_cut_off_confirms_no_read_and_stops_weak_ones() {
     cluster.heal();
     let served = cluster.outcome(linearizable).unwrap();
     assert_eq!(texts(&served, 0), ["new"]);
+    let weak = cluster.query(old, Level::Weak, sql, PATIENCE).unwrap();
+    assert_eq!(
+        texts(&weak, 0),
+        ["new"],
+        "they are served again, by whoever leads"
+    );
     let _ = cluster.assert_identical();
 }

@@ -41,6 +41,16 @@ fn a_forwarded_request_is_checked_on_the_leader_again() {
             "SELECT 1",
             "remote query not authorized\n",
         ),
+        (
+            "/db/query?level=linearizable",
+            "SELECT 1",
+            "remote query not authorized\n",
+        ),
+        (
+            "/db/request?level=linearizable",
+            "SELECT 1",
+            "remote Request not authorized\n",
+        ),
         ("/db/request", create, "remote Request not authorized\n"),
         ("/db/request", "SELECT 1", "remote Request not authorized\n"),
     ] {

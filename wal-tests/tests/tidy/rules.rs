@@ -50,7 +50,7 @@ const OWNERS: [(&str, &[&str]); 19] = [
     ("argon2", &["http"]),
     ("bincode", &["node", "transport"]),
     ("axum", &["http"]),
-    ("serde_json", &["http", "cli"]),
+    ("serde_json", &["http", "ops", "cli"]),
     ("ureq", &["cli"]),
     ("indicatif", &["cli"]),
     ("clap", &["cli", "main"]),
