@@ -125,19 +125,7 @@ impl Peers {
             kind::HEARTBEAT => Ok(wire::encode(&self.heartbeat(body).await?)),
             kind::FORWARD => {
                 let forward: Forward = wire::decode(&body)?;
-                let reads = matches!(forward.call, Call::Query(_));
-                self.tally.count(received(forward.call));
-                let reply = wire::encode(&self.forwarded(forward).await);
-                if reply.len() <= FRAME_BYTES_MAX as usize {
-                    return Ok(reply);
-                }
-                let why = "the answer is too large to be passed on; ask the leader itself";
-                let refusal = if reads {
-                    Refusal::Overloaded(why.to_owned())
-                } else {
-                    Refusal::Unknown(why.to_owned())
-                };
-                Ok(wire::encode(&Forwarded::Refused(refusal)))
+                Ok(self.passed_on(forward).await)
             }
             kind::STAND => {
                 let inner = self.node.get().and_then(Weak::upgrade);
@@ -172,6 +160,23 @@ impl Peers {
             }
             _ => Err("unknown kind of request".to_owned()),
         }
+    }
+
+    /// The answer to what another node hands on, if it fits a frame.
+    async fn passed_on(&self, forward: Forward) -> Vec<u8> {
+        let reads = matches!(forward.call, Call::Query(_));
+        self.tally.count(received(forward.call));
+        let reply = wire::encode(&self.forwarded(forward).await);
+        if reply.len() <= FRAME_BYTES_MAX as usize {
+            return reply;
+        }
+        let why = "the answer is too large to be passed on; ask the leader itself".to_owned();
+        let refusal = if reads {
+            Refusal::Overloaded(why)
+        } else {
+            Refusal::Unknown(why)
+        };
+        wire::encode(&Forwarded::Refused(refusal))
     }
 
     /// To start a cluster with us needs a permission; to know us does not.

@@ -1,6 +1,6 @@
-//! Room on the disk. A node that has little left says so, in its log and in `/status`, and hands the
-//! leadership to one that has more: its own log fails soon, and then it is out of service. Writes go
-//! on through the others.
+//! Room on the disk. A node that has little left says so, in its log and in `/status`, and hands
+//! the leadership to one that has more: its own log fails soon, and then it is out of service.
+//! Writes go on through the others.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
