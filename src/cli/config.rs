@@ -99,12 +99,14 @@ impl ServeConfig {
         let node_certificates = flags.node_tls.certificates(flags.cluster_key.is_some())?;
         let pace = &flags.pace;
         let (upkeep, raft_log_level) = (pace.upkeep(), pace.raft_log_level()?);
-        let node = NodeOptions {
+        let mut node = NodeOptions {
             name: flags.node_id,
             checkpoint_entries: pace.raft_snap,
             checkpoint_interval: pace.raft_snap_int,
             hands_over: pace.raft_shutdown_stepdown,
             settle_time_max: pace.settle_time_max(flags.bootstrap_expect),
+            join_attempts: pace.join_attempts,
+            join_interval: pace.join_interval,
             raft_adv_addr: flags.raft_adv_addr,
             join,
             bootstrap_expect: flags.bootstrap_expect,
@@ -135,6 +137,7 @@ impl ServeConfig {
             result_bytes_max,
             ..NodeOptions::new(data_dir.clone(), flags.raft_addr, http_adv_addr)
         };
+        flags.member.apply(&mut node);
         Ok(Self {
             data_dir,
             node,
@@ -161,7 +164,8 @@ fn check(flags: &ServeFlags) -> Result<(), ConfigError> {
     check_times(flags)?;
     flags.pace.check()?;
     let (joins, expects) = (!flags.join.is_empty(), flags.bootstrap_expect > 0);
-    flags.rqlited.check(joins, expects)
+    let has_vote = !flags.member.raft_non_voter;
+    flags.rqlited.check(joins, expects, has_vote)
 }
 
 fn log_level(name: &str) -> Result<LevelFilter, ConfigError> {

@@ -8,6 +8,7 @@ use clap::builder::TypedValueParser as _;
 use wallaby::http::duration;
 
 use crate::cli::http_flags::HttpFlags;
+use crate::cli::member_flags::MemberFlags;
 use crate::cli::node_flags::NodeFlags;
 use crate::cli::pace::PaceFlags;
 use crate::cli::rqlited::RqlitedFlags;
@@ -180,6 +181,9 @@ pub(crate) struct ServeFlags {
     /// How often, how long, how many times.
     #[command(flatten)]
     pub(crate) pace: PaceFlags,
+    /// As what and for how long it is a member.
+    #[command(flatten)]
+    pub(crate) member: MemberFlags,
     /// What nothing here answers to.
     #[command(flatten)]
     pub(crate) rqlited: RqlitedFlags,

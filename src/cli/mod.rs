@@ -14,6 +14,7 @@ mod http_flags;
 mod join;
 mod keygen;
 mod logging;
+mod member_flags;
 mod node_flags;
 mod pace;
 mod rqlited;

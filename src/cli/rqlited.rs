@@ -53,9 +53,14 @@ enum Class {
 
 impl RqlitedFlags {
     /// Refuses what is not built yet; first what would make no sense in rqlited either, in its
-    /// words. `joins`: -join is given; `expects`: -bootstrap-expect is.
-    pub(crate) fn check(&self, joins: bool, expects: bool) -> Result<(), ConfigError> {
-        let has_vote = self.value("raft-non-voter").is_none();
+    /// words. `joins`: -join is given; `expects`: -bootstrap-expect is; `has_vote`: -raft-non-voter
+    /// is not.
+    pub(crate) fn check(
+        &self,
+        joins: bool,
+        expects: bool,
+        has_vote: bool,
+    ) -> Result<(), ConfigError> {
         let discovers = self.value("disco-mode");
         let dns = discovers.is_some_and(|mode| ["dns", "dns-srv"].contains(&mode));
         let contradictions = [
@@ -210,16 +215,13 @@ const AUTO_BACKUP: Class = Class::Unbuilt("automatic backup");
 const AUTO_RESTORE: Class = Class::Unbuilt("automatic restore");
 const CDC: Class = Class::Unbuilt("change data capture");
 const DISCOVERY: Class = Class::Unbuilt("discovery");
-const LEAVING: Class = Class::Unbuilt("shutting down together with a node's membership");
 const METRICS: Class = Class::Unbuilt("pushing metrics");
-const NON_VOTERS: Class = Class::Unbuilt("a node without a vote");
-const REAPING: Class = Class::Unbuilt("removing silent nodes");
 
 const PROFILES: Class =
     Class::NoEffect("there is no Go runtime to be profiled; perf and its kind need no flag");
 
 #[rustfmt::skip]
-static ROWS: [Row; 26] = [
+static ROWS: [Row; 21] = [
     row("auto-backup", "", Kind::Text, AUTO_BACKUP),
     row("auto-restore", "", Kind::Text, AUTO_RESTORE),
     row("cdc-config", "", Kind::Text, CDC),
@@ -241,14 +243,9 @@ static ROWS: [Row; 26] = [
     row("otlp-no-verify", "false", Kind::Switch, METRICS),
     row("raft-apply-timeout", "10s", Kind::Duration, Class::NoEffect(
         "each request says how long it waits, by its parameter `timeout`")),
-    row("raft-cluster-remove-shutdown", "false", Kind::Switch, LEAVING),
     row("raft-commit-timeout", "50ms", Kind::Duration, Class::NoEffect(
         "followers learn of a commit with the next entry or heartbeat")),
     row("raft-leader-lease-timeout", "0s", Kind::Duration, Class::NoEffect(
         "the lease of a leader follows from -raft-election-timeout")),
-    row("raft-non-voter", "false", Kind::Switch, NON_VOTERS),
-    row("raft-reap-node-timeout", "0h", Kind::Duration, REAPING),
-    row("raft-reap-read-only-node-timeout", "0h", Kind::Duration, REAPING),
-    row("raft-remove-shutdown", "false", Kind::Switch, LEAVING),
     row("trace-profile", "", Kind::Text, PROFILES),
 ];

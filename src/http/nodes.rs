@@ -8,12 +8,14 @@
 //! | `voter`, `reachable`, `leader` | always | |
 //! | `time`, `time_s` | it answered | how long that took, in seconds and as Go prints it |
 //! | `error` | it did not answer | why |
-//! | `wallaby` | it was heard once | what rqlite does not have; see below |
+//! | `wallaby` | always | what rqlite does not have; see below |
 //!
-//! In `wallaby`, the values of a node that does not answer are those of its last contact:
+//! In `wallaby`, where the values of a node that does not answer are those of its last contact, and
+//! only `role` is there if there was none:
 //!
 //! | Field | Meaning |
 //! |---|---|
+//! | `role` | `leader`, `voter`, `replica`, `joining` (to vote, not caught up), `removed` |
 //! | `applied_index` | the last log entry that it has applied |
 //! | `lag_entries` | entries that are committed and not applied there |
 //! | `lag_bytes` | their bytes, as far as the log of the node that answers has them |
@@ -29,7 +31,7 @@ use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::node::{MemberStatus, Progress};
+use crate::node::{MemberRole, MemberStatus};
 
 use super::parameters::Parameters;
 use super::server::Server;
@@ -37,8 +39,11 @@ use super::{date, duration, json, refusal};
 
 pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
     let mut members = server.node.members(parameters.timeout).await;
+    // A node that was removed shows nothing but itself.
+    let alone = members.len() == 1;
     if !parameters.flag("nonvoters") {
-        members.retain(|member| member.voter);
+        let is_removed = |member: &MemberStatus| alone && member.role == MemberRole::Removed;
+        members.retain(|member| member.voter || is_removed(member));
     }
     let array = parameters.text("ver") == Some("2");
     let mut body = render(&mut members, array, server.scheme());
@@ -64,9 +69,7 @@ pub fn render(members: &mut [MemberStatus], array: bool, scheme: &str) -> Vec<u8
             out.push(b':');
         }
         node(&mut out, member, scheme);
-        if let Some(progress) = &member.progress {
-            additions(&mut out, progress);
-        }
+        additions(&mut out, member);
         out.push(b'}');
     }
     out.extend_from_slice(if array { b"]}" } else { b"}" });
@@ -125,20 +128,22 @@ fn node(out: &mut Vec<u8>, member: &MemberStatus, scheme: &str) {
     }
 }
 
-fn additions(out: &mut Vec<u8>, progress: &Progress) {
+fn additions(out: &mut Vec<u8>, member: &MemberStatus) {
     out.extend_from_slice(b",\"wallaby\":");
-    json::tree(out, &report(progress));
+    json::tree(out, &report(member));
 }
 
-/// How far a node is, as `/nodes` and `/status` show it.
-pub(super) fn report(progress: &Progress) -> Value {
-    let mut report = json!({
-        "applied_index": progress.applied_index,
-        "lag_entries": progress.lag_entries,
-        "lag_bytes": progress.lag_bytes,
-        "data_index": progress.data_index,
-        "database_hash": progress.database_hash,
-    });
+/// What a member is and how far, as `/nodes` and `/status` show it.
+pub(super) fn report(member: &MemberStatus) -> Value {
+    let mut report = json!({ "role": member.role.name() });
+    let Some(progress) = &member.progress else {
+        return report;
+    };
+    report["applied_index"] = json!(progress.applied_index);
+    report["lag_entries"] = json!(progress.lag_entries);
+    report["lag_bytes"] = json!(progress.lag_bytes);
+    report["data_index"] = json!(progress.data_index);
+    report["database_hash"] = json!(progress.database_hash);
     if progress.lacks_room {
         report["lacks_room"] = json!(true);
     }

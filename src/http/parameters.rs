@@ -7,7 +7,7 @@
 //! | `qualify_columns` | flag | off | `table.column` for columns that come from a table |
 //! | `timings`, `pretty`, `associative` | flag | off | form of the answer |
 //! | `raft_index`, `blob_array` | flag | off | form of the answer |
-//! | `raft_index` | number | 0 | reads: the log index that they have to see, waited for; not for backups |
+//! | `raft_index` | number | 0 | the log index that a read has to see; waited for |
 //! | `timeout` | duration | 30 s | how long the client waits; then its statements are ended |
 //! | `linearizable_timeout` | duration | 10 s | how long finding the leader may take |
 //! | `db_timeout` | duration | none | longest run of one statement; zero means none |

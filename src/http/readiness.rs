@@ -38,9 +38,12 @@ async fn failure(
     lines: &mut Vec<String>,
 ) -> Option<String> {
     let status = server.node.status();
-    // Before the leader: a node that has failed takes no part in Raft any more, and knows none.
+    // Before the leader: such a node takes no part in Raft any more, and knows none.
     if let Some(reason) = status.out_of_service {
         return Some(format!("[+]db not ok: ({reason})"));
+    }
+    if let Some(reason) = status.removed {
+        return Some(format!("[+]not a member: {reason}"));
     }
     if status.leader.is_none() {
         return Some("[+]leader does not exist".to_owned());

@@ -1,8 +1,8 @@
 //! `/db/execute`, `/db/query` and `/db/request`: from body to statements to results.
 //!
-//! Answers to what was written to the log carry its index in the header `X-Wallaby-Raft-Index`, and
-//! with the parameter `raft_index` in the body as well. A read that brings one along, in the same
-//! header or as the value of that parameter, sees at least that: the later one if it brings both.
+//! With the parameter `raft_index` the answer to a write carries its index in the log. A read that
+//! brings one along, as the value of that parameter or in the header `X-Wallaby-Raft-Index`, sees
+//! at least that: the later one if it brings both.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -101,7 +101,6 @@ pub(super) async fn answer(
     if parameters.flag("raft_index") {
         envelope.raft_index = served.raft_index;
     }
-    let raft_index = served.raft_index;
     let served_by = HeaderValue::from_str(&served.served_by);
     let failed = served.reply.error.is_some();
     let mut response =
@@ -112,10 +111,6 @@ pub(super) async fn answer(
     // rqlite names the node only where statements were run.
     if let (false, Ok(served_by)) = (failed, served_by) {
         response.headers_mut().insert(SERVED_BY, served_by);
-    }
-    if let Some(index) = raft_index {
-        let index = HeaderValue::from(index);
-        response.headers_mut().insert(RAFT_INDEX, index);
     }
     response
 }
@@ -187,7 +182,7 @@ fn is_queued(shape: Shape, parameters: &Parameters) -> bool {
 fn level(server: &Server, parameters: &Parameters) -> Level {
     match parameters.level() {
         LevelAsked::Fixed(level) => level,
-        LevelAsked::Auto if server.node.votes() => Level::Weak,
+        LevelAsked::Auto if !server.node.is_replica() => Level::Weak,
         LevelAsked::Auto => Level::None,
     }
 }

@@ -164,6 +164,8 @@ fn store(options: &NodeOptions, status: &NodeStatus, facts: &SqliteFacts) -> Val
         "raft": raft(status),
         "raft_id": status.raft_id.to_string(),
         "ready": status.ready,
+        "reap_read_only_timeout": duration::format(options.reap_replicas),
+        "reap_timeout": duration::format(options.reap_voters),
         "snapshot_interval": duration::format(options.checkpoint_interval),
         "snapshot_threshold": options.checkpoint_entries,
         "sqlite3": sqlite(options, status, facts),
@@ -227,10 +229,7 @@ fn raft(status: &NodeStatus) -> Value {
 
 /// A member as this node last heard of it; nobody is asked.
 fn member(member: &MemberStatus) -> Value {
-    let mut shown = match &member.progress {
-        Some(progress) => nodes::report(progress),
-        None => json!({}),
-    };
+    let mut shown = nodes::report(member);
     shown["id"] = json!(member.name);
     shown
 }
@@ -276,7 +275,9 @@ fn wallaby(status: &NodeStatus) -> Value {
         "page_count": status.page_count,
         "page_size": status.page_size,
         "purged_index": status.purged_index,
+        "removed": status.removed,
         "repair": repair(&status.repair),
+        "role": status.role.name(),
         "shortage": status.shortage,
         "stages": stages,
         "wal_bytes": status.wal_bytes,

@@ -12,8 +12,8 @@ use crate::sqlite::{Reply, Request};
 /// The guarantee a read asks for.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Level {
-    /// Answered by the node that received it, once it has applied what the leader had committed when
-    /// a quorum confirmed it (ReadIndex).
+    /// Answered by the node that received it, once it has applied what the leader had committed
+    /// when a quorum confirmed it (ReadIndex).
     Linearizable,
     /// Answered from the local database, whatever its age.
     None,
@@ -173,6 +173,36 @@ pub enum Refusal {
     Unknown(String),
 }
 
+/// What a member does in the cluster.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum MemberRole {
+    /// It is to vote, and has not caught up yet.
+    #[default]
+    Joining,
+    /// It leads.
+    Leader,
+    /// It is no member any more, or on its way out.
+    Removed,
+    /// It holds a copy and never votes.
+    Replica,
+    /// It votes.
+    Voter,
+}
+
+impl MemberRole {
+    /// Its name, as `/status` and `/nodes` show it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Leader => "leader",
+            Self::Removed => "removed",
+            Self::Replica => "replica",
+            Self::Voter => "voter",
+        }
+    }
+}
+
 /// One member of the cluster as this node sees it.
 #[derive(Clone, Debug, Default)]
 pub struct MemberStatus {
@@ -184,6 +214,8 @@ pub struct MemberStatus {
     pub raft_addr: String,
     /// Advertised HTTP address, `host:port`.
     pub http_addr: String,
+    /// What it does in the cluster.
+    pub role: MemberRole,
     /// Whether it votes.
     pub voter: bool,
     /// Whether it is the leader.
@@ -278,6 +310,10 @@ pub struct NodeStatus {
     pub shortage: Option<String>,
     /// Why the node stopped serving, if it did.
     pub out_of_service: Option<String>,
+    /// What this node does in the cluster.
+    pub role: MemberRole,
+    /// That the cluster has removed this node, in a sentence, if it has.
+    pub removed: Option<String>,
     /// What keeps checkpoints from completing, if anything.
     pub checkpoint_blocked: Option<String>,
     /// Damaged pages, and how they are looked for.

@@ -1,11 +1,12 @@
 //! The leader's side of removing a member.
 //!
-//! A voter becomes a learner first, and is removed when it had the time to know: a node that
-//! believes to have a vote would ask for the others' for ever. It would not get them (they ask
-//! before they raise a term, and hold on to a leader that they hear), so one that is down or cut
-//! off cannot disturb either when it comes back.
+//! A member is marked as leaving and loses its vote first, and is removed when it had the time to
+//! know: a node that believes to have a vote would ask for the others' for ever. It would not get
+//! them (they ask before they raise a term, and hold on to a leader that they hear), so one that is
+//! down or cut off cannot disturb either when it comes back; it asks what has become of it. A
+//! leader that finds a member so marked finishes the removal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,10 @@ use openraft::async_runtime::WatchReceiver as _;
 
 use super::Raft;
 use super::admission::{change, membership};
-use super::api::Refusal;
+use super::api::{AdministrationError, Refusal};
 use super::errand::Report;
-use super::running::Inner;
-use crate::raft::Membership;
+use super::running::{Inner, Node};
+use crate::raft::{Member, Membership, Role};
 
 impl Inner {
     /// Removes the members of this name. Goes on when the asker gives up.
@@ -63,33 +64,51 @@ impl Inner {
             return Report::NotLeader;
         }
         let config = membership(&self.raft);
-        if config.get_joint_config().len() > 1 {
-            let why = "another change of the cluster is under way";
-            return Report::Refused(Refusal::NotCommitted(why.to_owned()));
-        }
         let named = config.nodes().filter(|(_, node)| node.name == name);
         for id in named.map(|(id, _)| *id).collect::<Vec<_>>() {
-            if let Err(why) = self.check_majority(&config, id, force).await {
-                return Report::Impossible(why);
+            let report = self.remove_one(id, force).await;
+            if !matches!(report, Report::Done) {
+                return report;
             }
-            if let Err(why) = self.let_go(&config, id).await {
-                let why = format!("{name} could not be removed: {why}");
-                return Report::Refused(Refusal::NotCommitted(why));
-            }
-            tracing::info!(name, "a node was removed from the cluster");
         }
         Report::Done
     }
 
-    async fn let_go(&self, config: &Membership, id: u64) -> Result<(), String> {
+    /// Removes one member; to be called by whoever holds the lock on changes.
+    pub(crate) async fn remove_one(self: &Arc<Self>, id: u64, force: bool) -> Report {
+        let config = membership(&self.raft);
+        let Some(member) = config.get_node(&id) else {
+            return Report::Done;
+        };
+        if config.get_joint_config().len() > 1 {
+            let why = "another change of the cluster is under way";
+            return Report::Refused(Refusal::NotCommitted(why.to_owned()));
+        }
+        if let Err(why) = self.check_majority(&config, id, force).await {
+            return Report::Impossible(why);
+        }
+        if let Err(why) = self.let_go(&config, id, member).await {
+            let why = format!("{} could not be removed: {why}", member.name);
+            return Report::Refused(Refusal::NotCommitted(why));
+        }
+        tracing::info!(name = member.name, "a node was removed from the cluster");
+        Report::Done
+    }
+
+    async fn let_go(&self, config: &Membership, id: u64, member: &Member) -> Result<(), String> {
+        let leaving = Member {
+            role: Role::Leaving,
+            ..member.clone()
+        };
+        let mut changes = vec![ChangeMembers::SetNodes(BTreeMap::from([(id, leaving)]))];
         if config.voter_ids().any(|voter| voter == id) {
-            let demoted = ChangeMembers::RemoveVoters(BTreeSet::from([id]));
-            change(&self.raft, demoted, true).await?;
-            if self.answers(id) {
-                // As long as it takes a node that is well, and no error if it is not.
-                let told = told(&self.raft, id);
-                let _ = tokio::time::timeout(FAREWELL, told).await;
-            }
+            changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([id])));
+        }
+        change(&self.raft, ChangeMembers::Batch(changes), true).await?;
+        if self.answers(id) {
+            // As long as it takes a node that is well, and no error if it is not.
+            let told = told(&self.raft, id);
+            let _ = tokio::time::timeout(FAREWELL, told).await;
         }
         let removed = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
         change(&self.raft, removed, false).await
@@ -139,6 +158,31 @@ impl Inner {
     }
 }
 
+impl Node {
+    /// Has the cluster remove this node, before it closes. Tries a few times, as rqlite does.
+    ///
+    /// # Errors
+    ///
+    /// Why it is still a member.
+    pub(crate) async fn leave(&self) -> Result<(), AdministrationError> {
+        let name = &self.shell.membership.member.name;
+        let caller = &self.shell.options.join_as;
+        let mut tries = 1;
+        loop {
+            let removal = self.remove_member(name.clone(), false, LEAVE_PATIENCE, caller.clone());
+            match removal.await {
+                // Answered when the others have agreed to it.
+                Ok(()) => return Ok(()),
+                Err(error @ AdministrationError::Impossible(_)) => return Err(error),
+                Err(error) if tries >= LEAVE_TRIES => return Err(error),
+                Err(_) => {}
+            }
+            tries += 1;
+            tokio::time::sleep(LEAVE_INTERVAL).await;
+        }
+    }
+}
+
 /// Waits until a node has all of our log, and with it the news that it has no vote any more.
 async fn told(raft: &Raft, id: u64) {
     let mut metrics = raft.metrics();
@@ -152,6 +196,9 @@ async fn told(raft: &Raft, id: u64) {
     let _ = has_all.await;
 }
 
+const LEAVE_TRIES: u32 = 5;
+const LEAVE_INTERVAL: Duration = Duration::from_millis(250);
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Far longer than a node that is well takes to answer.
 const ASKED: Duration = Duration::from_secs(2);

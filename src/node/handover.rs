@@ -66,6 +66,8 @@ impl Inner {
     /// Hands over before this node closes, if it leads and another voter answers: the others need
     /// not first notice that their leader is gone. If it fails an election will find a leader.
     pub(crate) async fn hand_over_at_the_end(self: &Arc<Self>) {
+        // Whatever becomes of it: a node that goes away must not campaign against its successor.
+        self.raft.runtime_config().elect(false);
         let me = self.membership.raft_id();
         let config = membership(&self.raft);
         let mut heirs = config.voter_ids().filter(|voter| *voter != me);

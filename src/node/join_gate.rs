@@ -1,6 +1,6 @@
 //! Who may join this node's cluster, or start one with it. Where there is an authority, that is
-//! whoever has the permission `join`, as in rqlite; the cluster key is asked for before, by the
-//! transport.
+//! whoever has the permission `join`, as in rqlite, or for a replica `join-read-only`; the cluster
+//! key is asked for before, by the transport.
 //!
 //! To greet a node, and so to learn what it is, needs nothing.
 
@@ -24,21 +24,22 @@ impl JoinGate {
         }
     }
 
-    /// Lets a node in, or says why not in a sentence for that node's operator.
+    /// Lets a node in whose caller has one of these permissions, or says why not in a sentence for
+    /// that node's operator.
     pub(crate) async fn admit(
         &self,
         raft_addr: &str,
         caller: Option<&Credentials>,
-        permissions: &'static [Permission],
+        one_of: &'static [Permission],
     ) -> Result<(), String> {
-        if self.doorkeeper.permits(caller, permissions).await {
-            return Ok(());
+        for permission in one_of {
+            let permission = std::slice::from_ref(permission);
+            if self.doorkeeper.permits(caller, permission).await {
+                return Ok(());
+            }
         }
-        let names: Vec<&str> = permissions
-            .iter()
-            .map(|&permission| permission.name())
-            .collect();
-        let names = names.join(", ");
+        let names: Vec<&str> = one_of.iter().map(|&permission| permission.name()).collect();
+        let names = names.join(" or ");
         let why = match caller {
             None => format!(
                 "not authorized: this cluster has users, and only one with the permission \

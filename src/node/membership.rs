@@ -14,17 +14,15 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::Raft;
-use super::admission::{leader_addr, membership, settled_voters};
+use super::admission::{leader_addr, membership};
 use super::caller::Credentials;
 use super::error::Error;
 use super::health::Health;
 use super::identity::{Identity, random_u64};
 use super::options::NodeOptions;
 use super::refounding::is_refounded;
-use super::wire::{
-    self, Adopted, Adoption, Greeting, Introduction, Joined, Joining, MemberMirror, kind,
-};
-use crate::raft::Member;
+use super::wire::{self, Adopted, Adoption, Greeting, Introduction, MemberMirror, kind};
+use crate::raft::{Member, Role};
 use crate::transport::{Endpoint, Priority, TransportError};
 use crate::wal::ClusterId;
 
@@ -33,7 +31,7 @@ pub(crate) struct Membership {
     dir: PathBuf,
     identity: Mutex<Identity>,
     pub(crate) member: Member,
-    search: Search,
+    pub(crate) search: Search,
     raft: Arc<OnceLock<Raft>>,
     /// Why peers will not start a cluster with this node, by their Raft address; each is logged
     /// once.
@@ -53,6 +51,9 @@ pub(crate) struct Search {
     pub(crate) join: Vec<String>,
     /// How many nodes start a cluster together; 0: none.
     pub(crate) bootstrap_expect: u64,
+    /// How often it asks to become a member before it gives up; and the time in between.
+    pub(crate) attempts: u32,
+    pub(crate) interval: Duration,
     /// On whose behalf it asks, where the others have an authority.
     pub(crate) caller: Option<Credentials>,
 }
@@ -64,8 +65,15 @@ impl Search {
             time_max: options.settle_time_max,
             join: options.join.clone(),
             bootstrap_expect: options.bootstrap_expect,
+            attempts: options.join_attempts,
+            interval: options.join_interval,
             caller: options.join_as.clone(),
         }
+    }
+
+    /// Whether a node at this address waits for nobody to start a cluster.
+    pub(crate) fn is_alone(&self, raft_addr: &str) -> bool {
+        self.bootstrap_expect <= 1 && self.join.iter().all(|addr| addr == raft_addr)
     }
 }
 
@@ -177,7 +185,10 @@ impl Membership {
         {
             return Ok((cluster, Settled::Wait));
         }
-        if self.search.join.is_empty() && self.search.bootstrap_expect <= 1 {
+        if self.search.is_alone(&self.member.raft_addr) {
+            if self.member.role == Role::Replica {
+                return Err(Error::Configuration(NO_START.to_owned()));
+            }
             let cluster = match cluster {
                 Some(cluster) => cluster,
                 None => self.draw()?,
@@ -319,7 +330,7 @@ impl Membership {
     }
 
     /// Logs why a peer does not want this node, once per reason.
-    fn note_refusal(&self, addr: &str, why: Option<&str>) {
+    pub(crate) fn note_refusal(&self, addr: &str, why: Option<&str>) {
         let mut refused = lock(&self.refused);
         match why {
             None => drop(refused.remove(addr)),
@@ -333,17 +344,22 @@ impl Membership {
 
     /// A node of one cluster that is told to join another would silently stay where it is. Ends the
     /// node if that is what its flags say, and returns once a peer of its own cluster has answered.
-    async fn check_targets(&self, endpoint: &Endpoint) {
+    pub(crate) async fn check_targets(self: Arc<Self>, endpoint: Endpoint) {
         let mut pause = JOIN_INTERVAL;
         while let Some(mine) = self.cluster() {
-            let met = self.greet_all(endpoint).await;
+            let met = self.greet_all(&endpoint).await;
             match met.cluster() {
                 Some(theirs) if theirs != mine => {
                     if is_refounded(&self.dir, mine).unwrap_or(false) {
                         let why = "a node given by -join was not founded anew with this one";
                         return tracing::warn!(cluster = %mine, theirs = %theirs, why);
                     }
-                    return self.health.fail(elsewhere(mine, theirs).to_string());
+                    let error = elsewhere(mine, theirs).to_string();
+                    return self.health.fail(if self.is_alone() {
+                        format!("{ALONE} ({error})")
+                    } else {
+                        error
+                    });
                 }
                 Some(_) => return,
                 // Down, or still looking for a cluster: no reason to stop serving ours.
@@ -380,68 +396,6 @@ impl Membership {
         true
     }
 
-    /// Asks the leader, wherever it is, to make this node a member; repeats until it is one.
-    pub(crate) async fn join(self: Arc<Self>, endpoint: Endpoint) {
-        let checked = Arc::clone(&self);
-        let checking = endpoint.clone();
-        tokio::spawn(async move { checked.check_targets(&checking).await });
-        let mut next = 0;
-        let mut hint: Option<String> = None;
-        while !self.is_member() {
-            let addr = match hint.take() {
-                Some(addr) => addr,
-                None => {
-                    let targets = self.targets();
-                    match targets.get(next % targets.len().max(1)) {
-                        Some(addr) => addr.clone(),
-                        None => return,
-                    }
-                }
-            };
-            next += 1;
-            match self.ask_to_join(&endpoint, &addr).await {
-                Ok(Joined::Welcome) => {
-                    tracing::info!(leader = addr, "joined the cluster");
-                    return;
-                }
-                Ok(Joined::Unauthorized(why)) => self.note_refusal(&addr, Some(&why)),
-                Ok(Joined::NotLeader(leader)) => hint = leader.filter(|leader| *leader != addr),
-                Ok(Joined::Refused(why)) => tracing::info!(leader = addr, why, "not joined yet"),
-                Err(why) => tracing::debug!(addr, why, "cannot ask to join"),
-            }
-            if hint.is_none() {
-                tokio::time::sleep(JOIN_INTERVAL).await;
-            }
-        }
-    }
-
-    /// Who may know the leader: the nodes to join, and the other members, where they are now.
-    fn targets(&self) -> Vec<String> {
-        let mut targets = self.search.join.clone();
-        let config = self.raft.get().map(membership).unwrap_or_default();
-        let others = config.nodes().filter(|(id, _)| **id != self.raft_id());
-        for (_, member) in others {
-            if !targets.contains(&member.raft_addr) {
-                targets.push(member.raft_addr.clone());
-            }
-        }
-        targets
-    }
-
-    async fn ask_to_join(&self, endpoint: &Endpoint, addr: &str) -> Result<Joined, String> {
-        let joining = Joining {
-            raft_id: self.raft_id(),
-            member: self.member.clone().into(),
-            caller: self.search.caller.clone(),
-        };
-        let body = Bytes::from(wire::encode(&joining));
-        let peer = endpoint.peer(addr, None);
-        let reply = peer
-            .request(kind::JOIN, Priority::Control, body, JOIN_PATIENCE)
-            .await;
-        wire::decode(&reply.map_err(|error| error.to_string())?)
-    }
-
     /// Draws the id of a new cluster and adopts it.
     fn draw(&self) -> Result<ClusterId, Error> {
         let cluster = u128::from(random_u64()?) << 64 | u128::from(random_u64()?);
@@ -449,15 +403,10 @@ impl Membership {
         Ok(ClusterId(cluster))
     }
 
-    /// Whether the cluster knows this node as a voter, by the addresses it has now.
-    fn is_member(&self) -> bool {
-        let id = self.raft_id();
-        self.health.failure().is_some()
-            || self.raft.get().is_some_and(|raft| {
-                let config = membership(raft);
-                let known = config.get_node(&id) == Some(&self.member);
-                known && settled_voters(&config).contains(&id)
-            })
+    /// Whether this node is the only member of its cluster.
+    fn is_alone(&self) -> bool {
+        let config = self.raft.get().map(membership);
+        config.is_some_and(|config| config.nodes().map(|(id, _)| *id).eq([self.raft_id()]))
     }
 
     /// The cluster this node belongs to.
@@ -504,6 +453,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// rqlite's words.
+const ALONE: &str = "node is the only node in a single-node cluster, joining other clusters not \
+                     supported";
+const NO_START: &str = "cannot create a new non-voting node without joining it to an existing \
+                        cluster";
 const HEARD_MAX: usize = 64;
 /// Whoever still wants to start a cluster greets again long before.
 const HEARD_FOR: Duration = Duration::from_secs(10);
@@ -511,5 +465,3 @@ const GREETING_INTERVAL: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(1);
 const JOIN_INTERVAL: Duration = Duration::from_secs(1);
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(30);
-/// The leader answers a join only when the newcomer has caught up, or after this minus a margin.
-const JOIN_PATIENCE: Duration = Duration::from_secs(15);

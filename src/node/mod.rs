@@ -15,9 +15,11 @@
 //! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
-//! | `identity`, `membership`, `admission`, `join_gate` | who this node is, and who may join |
+//! | `identity`, `membership`, `attendance` | who this node is, and whether it is a member |
+//! | `admission`, `join_gate`, `places` | who may join, who has moved |
 //! | `recovery`, `refounding`, `memory` | how it starts, and starts again with fewer |
-//! | `errand`, `handover`, `dismissal`, `contact` | changing the cluster; hearing from its leader |
+//! | `errand`, `handover`, `dismissal`, `reaping` | changing the cluster |
+//! | `contact` | hearing from its leader |
 //! | `progress`, `room` | how far each member is; room on this one's disk |
 //! | `health`, `notices` | what is wrong, what an operator is told |
 //! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
@@ -36,6 +38,7 @@ mod admission;
 mod api;
 mod append_frame;
 mod apply;
+mod attendance;
 mod backup;
 mod caller;
 mod contact;
@@ -65,10 +68,12 @@ mod outlets;
 mod owner;
 mod parts;
 mod peers;
+mod places;
 mod progress;
 mod proposer;
 mod read;
 mod read_index;
+mod reaping;
 mod recovery;
 mod refounding;
 mod repair;
@@ -89,8 +94,8 @@ mod wire;
 mod write;
 
 pub use api::{
-    AdministrationError, Freshness, Level, MemberStatus, NodeStatus, ReadRequest, Refusal,
-    RepairStatus, Served, WriteBrief, WriteRequest,
+    AdministrationError, Freshness, Level, MemberRole, MemberStatus, NodeStatus, ReadRequest,
+    Refusal, RepairStatus, Served, WriteBrief, WriteRequest,
 };
 pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use super::append_frame;
 use super::apply::SnapshotData;
 use super::owner::Owner;
+use super::places::Places;
 use super::wire::{
     self, AppendReply, SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage,
     VoteMirror, VoteReply, kind,
@@ -33,6 +34,7 @@ use crate::transport::{Endpoint, FrameReader, FrameWriter, Peer, Priority, Trans
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) endpoint: Endpoint,
+    pub(crate) places: Arc<Places>,
     pub(crate) owner: Arc<Owner>,
     /// No acknowledgement for so long means that the peer is stuck.
     pub(crate) stall: Duration,
@@ -41,7 +43,10 @@ pub(crate) struct Network {
 impl Network {
     fn link(&self, target: u64, node: &Member, lane: Lane) -> Link {
         Link {
-            peer: self.endpoint.peer(&node.raft_addr, Some(target)),
+            endpoint: self.endpoint.clone(),
+            places: Arc::clone(&self.places),
+            target,
+            raft_addr: node.raft_addr.clone(),
             owner: Arc::clone(&self.owner),
             stall: self.stall,
             lane,
@@ -68,15 +73,25 @@ enum Lane {
     Heartbeat,
 }
 
-/// A cheap handle on one peer.
+/// A cheap handle on one peer. Raft keeps it for as long as the peer is a member, wherever that
+/// peer moves to.
 pub(crate) struct Link {
-    peer: Peer,
+    endpoint: Endpoint,
+    places: Arc<Places>,
+    target: u64,
+    /// Where it was when the link was made.
+    raft_addr: String,
     owner: Arc<Owner>,
     stall: Duration,
     lane: Lane,
 }
 
 impl Link {
+    fn peer(&self) -> Peer {
+        let addr = self.places.of(self.target, &self.raft_addr);
+        self.endpoint.peer(&addr, Some(self.target))
+    }
+
     async fn ask<Q: serde::Serialize, A: serde::de::DeserializeOwned>(
         &self,
         kind: u8,
@@ -85,7 +100,7 @@ impl Link {
     ) -> Result<A, RPCError<TypeConfig>> {
         let body = Bytes::from(wire::encode(message));
         let reply = self
-            .peer
+            .peer()
             .request(kind, Priority::Control, body, deadline)
             .await;
         wire::decode(&reply.map_err(|error| rpc_error(&error))?).map_err(damaged)
@@ -134,7 +149,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
             frame.extend_from_slice(&payload);
         }
         let reply = self
-            .peer
+            .peer()
             .request(
                 kind::HEARTBEAT,
                 Priority::Control,
@@ -177,7 +192,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         }
         Box::pin(async move {
             let opened = self
-                .peer
+                .peer()
                 .open_stream(kind::APPEND, Priority::Data, Bytes::new())
                 .await;
             let (writer, reader) = opened.map_err(|error| rpc_error(&error))?;
@@ -258,7 +273,7 @@ impl Link {
         // up checkpoints.
         let first = Bytes::from(wire::encode(&VoteMirror::from(vote)));
         let opened = self
-            .peer
+            .peer()
             .open_stream(kind::SNAPSHOT, Priority::Bulk, first)
             .await;
         let (mut writer, mut reader) = opened.map_err(|error| error.to_string())?;

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use super::Raft;
 use super::admission::Admission;
 use super::apply::StateMachine;
+use super::attendance::attend;
 use super::backup::BACKUPS_MAX;
 use super::caller::Doorkeeper;
 use super::contact::Contact;
@@ -31,6 +32,7 @@ use super::options::NodeOptions;
 use super::outlets::{Outlets, Watches};
 use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
+use super::places::Places;
 use super::progress::Stands;
 use super::proposer::Proposer;
 use super::read_index::Questions;
@@ -45,7 +47,7 @@ use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
 use super::tasks;
 use super::write::{WriteQueue, run_groups};
-use crate::raft::Member;
+use crate::raft::{Member, Role};
 use crate::sqlite::{
     DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version,
     keep_temporary_files_in, limit_heap,
@@ -64,6 +66,7 @@ struct Assembly {
     raft: Arc<OnceLock<Raft>>,
     handler_node: Arc<OnceLock<Weak<Inner>>>,
     admission: Arc<Admission>,
+    places: Arc<Places>,
     raft_id: u64,
 }
 
@@ -106,6 +109,12 @@ impl Node {
     /// files.
     pub async fn close(&self) {
         let shell = Arc::clone(&self.shell);
+        if shell.options.leaves && self.inner().is_ok() {
+            match self.leave().await {
+                Ok(()) => tracing::info!("this node has left its cluster"),
+                Err(error) => tracing::warn!(%error, "this node stays a member of its cluster"),
+            }
+        }
         if let Some(inner) = shell.inner.get() {
             inner.close().await;
         }
@@ -131,6 +140,11 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         name: identity.name.clone(),
         raft_addr: options.advertised_raft_addr().to_owned(),
         http_addr: options.http_adv_addr.clone(),
+        role: if options.replica {
+            Role::Replica
+        } else {
+            Role::Voter
+        },
     };
     let endpoint = bind(&options, &identity)?;
     let (raft, health) = (Arc::new(OnceLock::new()), Arc::new(Health::default()));
@@ -146,12 +160,14 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         Arc::clone(&health),
     );
     let handler_node = Arc::new(OnceLock::new());
+    let places = Places::new(&raft);
     let admission = Admission::new(&raft, &endpoint, raft_id, &tally);
     let doorkeeper = Arc::new(Doorkeeper::new(options.authority.clone()));
     endpoint.serve(Arc::new(Shared(Arc::new(Peers {
         gate: JoinGate::new(Arc::clone(&doorkeeper)),
         membership: Arc::clone(&membership),
         admission: Arc::clone(&admission),
+        places: Arc::clone(&places),
         raft: Arc::clone(&raft),
         tally: Arc::clone(&tally),
         dir: options.data_dir.clone(),
@@ -167,7 +183,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         inner: OnceLock::new(),
         runtime: Mutex::new(None),
     });
-    let alone = options.join.is_empty();
+    let alone = membership.search.is_alone(&membership.member.raft_addr);
     let assembly = Assembly {
         options,
         doorkeeper,
@@ -178,6 +194,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         raft,
         handler_node,
         admission,
+        places,
         raft_id,
     };
     if alone || assigned.is_some() {
@@ -214,9 +231,11 @@ impl Assembly {
             tracing::info!(%cluster, members = members.len(), "starting a new cluster");
             let initialised = inner.raft.initialize(members).await;
             initialised.map_err(|error| Error::Raft(error.to_string()))?;
-        } else if !self.options.join.is_empty() || self.options.recovery.is_some() {
-            tokio::spawn(Arc::clone(&self.membership).join(self.endpoint.clone()));
+        } else if !self.options.join.is_empty() {
+            let endpoint = self.endpoint.clone();
+            tokio::spawn(Arc::clone(&self.membership).check_targets(endpoint));
         }
+        tokio::spawn(attend(Arc::clone(&inner)));
         if shell.inner.set(inner).is_err() {
             unreachable!("a node is assembled once");
         }
@@ -275,11 +294,6 @@ impl Assembly {
         let raft = self.start_raft(&owner, log.clone(), machine).await?;
         proposer.connect(raft.clone());
         let (writes, queue) = WriteQueue::new();
-        let confirmations = Confirmations::of(
-            Arc::clone(&self.raft),
-            self.options.election_max() * 2,
-            Arc::clone(&self.tally),
-        );
         let inner = Arc::new(Inner {
             options: self.options.clone(),
             doorkeeper: Arc::clone(&self.doorkeeper),
@@ -294,13 +308,14 @@ impl Assembly {
             stages,
             tally: Arc::clone(&self.tally),
             writes,
-            confirmations,
+            confirmations: self.confirmations(),
             questions: Questions::of(Arc::clone(&self.handler_node)),
             led: watch::Sender::default(),
             watches,
             footprints: Footprints::default(),
             facts: OnceLock::new(),
             admission: Arc::clone(&self.admission),
+            places: Arc::clone(&self.places),
             contact: Contact::default(),
             stands: Stands::default(),
             room: Room::default(),
@@ -317,6 +332,11 @@ impl Assembly {
         tokio::spawn(repair::run(Arc::clone(&inner)));
         tokio::spawn(scrub::run(Arc::clone(&inner), was_closed));
         Ok(inner)
+    }
+
+    fn confirmations(&self) -> Confirmations {
+        let (raft, tally) = (Arc::clone(&self.raft), Arc::clone(&self.tally));
+        Confirmations::of(raft, self.options.election_max() * 2, tally)
     }
 
     async fn start_owner(
@@ -384,6 +404,7 @@ impl Assembly {
     ) -> Result<Raft, Error> {
         let network = Network {
             endpoint: self.endpoint.clone(),
+            places: Arc::clone(&self.places),
             owner: Arc::clone(owner),
             stall: self.options.election_max() * 2,
         };

@@ -53,6 +53,22 @@ pub struct NodeOptions {
     pub hands_over: bool,
     /// How long a node without a cluster looks for one before it gives up.
     pub settle_time_max: Duration,
+    /// How often a node that never was a member asks to be one before it gives up; it also takes
+    /// at least `settle_time_max`.
+    pub join_attempts: u32,
+    /// Time between these attempts.
+    pub join_interval: Duration,
+    /// Whether the node holds a copy and never votes. Decided when it first joins: later the
+    /// cluster's own record of it counts.
+    pub replica: bool,
+    /// Whether the node stops its Raft when it finds that the cluster has removed it.
+    pub stops_when_removed: bool,
+    /// Whether the node has itself removed from the cluster before it closes.
+    pub leaves: bool,
+    /// How long a voter may be silent before the leader removes it; zero: for ever.
+    pub reap_voters: Duration,
+    /// The same for a replica.
+    pub reap_replicas: Duration,
     /// Time between heartbeats; `None`: 90 ms.
     pub heartbeat: Option<Duration>,
     /// Shortest election time-out; the longest is 1.6 times this. `None`: 250 ms.
@@ -106,7 +122,14 @@ impl NodeOptions {
             checkpoint_entries: CHECKPOINT_ENTRIES,
             checkpoint_interval: CHECKPOINT_INTERVAL,
             hands_over: true,
-            settle_time_max: SETTLE_TIME_MAX,
+            settle_time_max: JOIN_INTERVAL * JOIN_ATTEMPTS,
+            join_attempts: JOIN_ATTEMPTS,
+            join_interval: JOIN_INTERVAL,
+            replica: false,
+            stops_when_removed: false,
+            leaves: false,
+            reap_voters: Duration::ZERO,
+            reap_replicas: Duration::ZERO,
             heartbeat: None,
             election: None,
             entry_bytes_max: ENTRY_BYTES_MAX,
@@ -165,8 +188,9 @@ pub(super) const CHECKPOINT_WAL_BYTES: u64 = 4 << 20;
 const CHECKPOINT_ENTRIES: u64 = 8192;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Five attempts of three seconds, as rqlite.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(15);
+/// Five attempts, three seconds apart, as rqlite.
+const JOIN_ATTEMPTS: u32 = 5;
+const JOIN_INTERVAL: Duration = Duration::from_secs(3);
 
 /// 2 MiB: bounds the flush that a heartbeat acknowledgement may have to wait for.
 pub(super) const ENTRY_BYTES_MAX: usize = 2 << 20;

@@ -18,6 +18,7 @@ use super::join_gate::JoinGate;
 use super::load::Loading;
 use super::manifest::Manifest;
 use super::membership::Membership;
+use super::places::Places;
 use super::read_index::{Asked, Asking};
 use super::repair::Wanted;
 use super::running::Inner;
@@ -39,6 +40,7 @@ pub(crate) struct Peers {
     pub(crate) gate: JoinGate,
     pub(crate) membership: Arc<Membership>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) places: Arc<Places>,
     pub(crate) raft: Arc<OnceLock<Raft>>,
     pub(crate) tally: Arc<Tally<NodeCounter>>,
     pub(crate) dir: PathBuf,
@@ -194,15 +196,25 @@ impl Peers {
 
     /// Only the leader takes nodes in, and only the leader's users count.
     async fn joins(&self, joining: Joining) -> Joined {
+        self.places.note(joining.raft_id, &joining.member.raft_addr);
         if let Some(elsewhere) = self.admission.leads_elsewhere() {
             return elsewhere;
         }
-        let addr = &joining.member.raft_addr;
-        let caller = joining.caller.as_ref();
-        match self.gate.admit(addr, caller, &[Permission::Join]).await {
-            Ok(()) => Arc::clone(&self.admission).welcome(joining).await,
-            Err(why) => Joined::Unauthorized(why),
+        // A member was let in once, and is trusted with votes and with the log; that it tells where
+        // it is now, or asks whether it still is one, needs nothing more.
+        if !joining.returns && !self.admission.knows(joining.raft_id) {
+            let addr = &joining.member.raft_addr;
+            let caller = joining.caller.as_ref();
+            let one_of: &[Permission] = if joining.member.replica {
+                &[Permission::JoinReadOnly, Permission::Join]
+            } else {
+                &[Permission::Join]
+            };
+            if let Err(why) = self.gate.admit(addr, caller, one_of).await {
+                return Joined::Unauthorized(why);
+            }
         }
+        Arc::clone(&self.admission).welcome(joining).await
     }
 
     async fn vote(&self, kind: u8, message: VoteMessage) -> VoteReply {

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | none | the node that was asked | nothing | what was committed once, whatever its age |
 //! | weak | the leader | a look at its own state | at most one election time-out stale |
-//! | linearizable | the node that was asked | a share of a ReadIndex round | sees all that was acknowledged before |
+//! | linearizable | the node that was asked | a share of a round | all that was acknowledged |
 //! | strong | the leader | one log entry | the same, as rqlite does it |
 //!
 //! A linearizable read, on a voter or on a node without a vote alike: ask the leader for its read

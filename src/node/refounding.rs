@@ -49,7 +49,7 @@ use super::error::Error;
 use super::identity::Identity;
 use super::options::NodeOptions;
 use super::recovery::{READ_BYTES, Recovered, reconcile, recover};
-use crate::raft::{Member, Membership};
+use crate::raft::{Member, Membership, Role};
 use crate::wal::ClusterId;
 use switch::Switch;
 
@@ -196,6 +196,11 @@ impl Recovery {
                 find(known, &named.name)?
             };
             member.raft_addr.clone_from(&named.raft_addr);
+            member.role = if named.voter {
+                Role::Voter
+            } else {
+                Role::Replica
+            };
             members.insert(id, member);
         }
         Ok(members)

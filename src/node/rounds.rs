@@ -96,12 +96,10 @@ impl Confirmations {
             let (raft, tally) = (Arc::clone(&raft), Arc::clone(&tally));
             async move {
                 tally.count(NodeCounter::Confirmations);
-                let round = raft.get()?.get_read_linearizer(ReadPolicy::ReadIndex);
-                let linearizer = tokio::time::timeout(patience, round).await.ok()?;
-                let confirmed = linearizer.inspect_err(|error| {
-                    tracing::debug!(%error, "the leadership is not confirmed");
-                });
-                Some(position_of(confirmed.ok()?.read_log_id().log_id()))
+                let confirmed = confirmed(raft.get()?, patience).await;
+                let unconfirmed =
+                    |error: &String| tracing::debug!(error, "the leadership is not confirmed");
+                confirmed.inspect_err(unconfirmed).ok()
             }
         })
     }
@@ -110,6 +108,17 @@ impl Confirmations {
     /// leadership that was confirmed; `None` if this node could not prove that it leads.
     pub(crate) async fn confirm(&self, patience: Duration) -> Option<Position> {
         self.ask((), patience).await?
+    }
+}
+
+/// One round: what must be applied before a read that starts now is linearizable, and under which
+/// leadership that was confirmed. The error says why this node could not prove that it leads.
+pub(crate) async fn confirmed(raft: &Raft, patience: Duration) -> Result<Position, String> {
+    let round = raft.get_read_linearizer(ReadPolicy::ReadIndex);
+    match tokio::time::timeout(patience, round).await {
+        Ok(Ok(linearizer)) => Ok(position_of(linearizer.read_log_id().log_id())),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no quorum answered within {patience:?}")),
     }
 }
 

@@ -23,6 +23,7 @@ use super::membership::Membership;
 use super::options::NodeOptions;
 use super::outlets::Watches;
 use super::owner::Owner;
+use super::places::Places;
 use super::progress::Stands;
 use super::read_index::{Purpose, Questions};
 use super::repair::Repairs;
@@ -83,6 +84,7 @@ pub(crate) struct Inner {
     pub(crate) footprints: Footprints,
     pub(crate) facts: OnceLock<SqliteFacts>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) places: Arc<Places>,
     /// When the leader was last heard.
     pub(crate) contact: Contact,
     /// Room on the disk.
@@ -201,7 +203,8 @@ impl Node {
     }
 
     pub(crate) fn inner(&self) -> Result<&Arc<Inner>, Refusal> {
-        if let Some(why) = self.shell.health.failure() {
+        let health = &self.shell.health;
+        if let Some(why) = health.failure().or_else(|| health.dismissal()) {
             return Err(Refusal::OutOfService(why));
         }
         let missing = || Refusal::NotReady("this node does not belong to a cluster yet".to_owned());
@@ -489,6 +492,9 @@ pub(crate) fn check(options: &NodeOptions) -> Result<(), Error> {
         return refuse(format!(
             "log entries of more than {ENTRY_BYTES_LIMIT} bytes would hold up heartbeats"
         ));
+    }
+    if options.bootstrap_expect > 0 && options.replica {
+        return refuse("bootstrapping only applicable to voting nodes".to_owned());
     }
     if options.bootstrap_expect > 1 && options.join.is_empty() {
         return refuse("-bootstrap-expect needs the addresses of the nodes in -join".to_owned());

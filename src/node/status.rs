@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::api::{MemberStatus, NodeStatus, Refusal};
+use super::api::{MemberRole, MemberStatus, NodeStatus, Refusal};
 use super::image::ImageReader;
 use super::running::{Inner, Node};
 use super::wire::{self, Greeting, Introduction, kind};
-use crate::raft::Member;
+use crate::raft::{Member, Role};
 use crate::sqlite::StartLock;
 use crate::transport::Priority;
 use openraft::Instant as _;
@@ -28,6 +28,7 @@ impl Node {
             raft_addr: member.raft_addr.clone(),
             http_addr: member.http_addr.clone(),
             out_of_service: shell.health.failure(),
+            removed: shell.health.dismissal(),
             database_path: database_path(&shell.options.data_dir),
             ..NodeStatus::default()
         };
@@ -39,6 +40,9 @@ impl Node {
 
     /// All members, each asked whether it is there; waits for the slowest up to the time-out.
     pub async fn members(&self, timeout: Duration) -> Vec<MemberStatus> {
+        if self.shell.health.dismissal().is_some() {
+            return vec![self.removed()];
+        }
         let Ok(inner) = self.inner() else {
             return Vec::new();
         };
@@ -54,6 +58,21 @@ impl Node {
             members.extend(answer.await);
         }
         members
+    }
+
+    /// All that a node that was removed still knows for sure: itself.
+    fn removed(&self) -> MemberStatus {
+        let member = &self.shell.membership.member;
+        MemberStatus {
+            raft_id: self.shell.membership.raft_id(),
+            name: member.name.clone(),
+            raft_addr: member.raft_addr.clone(),
+            http_addr: member.http_addr.clone(),
+            role: MemberRole::Removed,
+            reachable: true,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..MemberStatus::default()
+        }
     }
 
     /// The leader, if this node heard of one not long ago; nobody is asked.
@@ -79,15 +98,14 @@ impl Node {
         Some(inner.ask(inner.leader()?, timeout).await)
     }
 
-    /// Whether this node has a vote.
+    /// Whether this node is a replica: one that never votes, and answers reads from its own copy
+    /// where the caller leaves the choice.
     #[must_use]
-    pub fn votes(&self) -> bool {
-        let me = self.shell.membership.raft_id();
-        self.inner().is_ok_and(|inner| {
-            let members = inner.known_members();
-            members
-                .iter()
-                .any(|member| member.raft_id == me && member.voter)
+    pub fn is_replica(&self) -> bool {
+        let shell = &self.shell;
+        shell.inner.get().map_or(shell.options.replica, |inner| {
+            let role = inner.role_of(shell.membership.raft_id());
+            role == Some(MemberRole::Replica)
         })
     }
 
@@ -178,6 +196,11 @@ impl Inner {
         drop(metrics);
         status.leader = self.leader();
         status.members = self.known_members();
+        status.role = if status.removed.is_some() {
+            MemberRole::Removed
+        } else {
+            self.role_of(status.raft_id).unwrap_or_default()
+        };
         for member in &mut status.members {
             member.progress = self.progress_of(member.raft_id);
         }
@@ -224,7 +247,15 @@ impl Inner {
         let metrics = metrics.borrow_watched();
         let config = metrics.membership_config.membership();
         let voters: std::collections::BTreeSet<u64> = config.voter_ids().collect();
+        let role = |id: &u64, member: &Member| match member.role {
+            Role::Leaving => MemberRole::Removed,
+            Role::Replica => MemberRole::Replica,
+            Role::Voter if leader == Some(*id) => MemberRole::Leader,
+            Role::Voter if voters.contains(id) => MemberRole::Voter,
+            Role::Voter => MemberRole::Joining,
+        };
         let describe = |(id, member): (&u64, &Member)| MemberStatus {
+            role: role(id, member),
             raft_id: *id,
             name: member.name.clone(),
             raft_addr: member.raft_addr.clone(),
@@ -234,6 +265,13 @@ impl Inner {
             ..MemberStatus::default()
         };
         config.nodes().map(describe).collect()
+    }
+
+    /// What a member does, nobody asked; `None` if it is none.
+    fn role_of(&self, id: u64) -> Option<MemberRole> {
+        let members = self.known_members().into_iter();
+        let mut found = members.filter(|member| member.raft_id == id);
+        found.next().map(|member| member.role)
     }
 
     /// Asks a member whether it is there.

@@ -121,8 +121,13 @@ counted! {
         Joins = ("store", "num_joins"),
         /// Requests to join by nodes that were members already.
         JoinsIgnored = ("store", "num_ignored_joins"),
-        /// Members that a node of the same name replaced, because it came back without its data.
+        /// Members that a node of the same name replaced because it came back without its data, or
+        /// that came back at another address.
         RemovedBeforeJoins = ("store", "num_removed_before_joins"),
+        /// Members that this node, as leader, removed because they were silent for too long.
+        Reaped = ("store", "nodes_reaped_ok"),
+        /// Attempts at that which failed.
+        ReapsFailed = ("store", "nodes_reaped_failed"),
         /// Requests of other nodes to run statements that may write.
         ExecutesReceived = ("cluster", "num_execute_req"),
         /// Requests of other nodes to run queries.

@@ -1,4 +1,5 @@
-//! What a node does by itself: create the database, purge the log, and notice that it has failed.
+//! What a node does by itself: create the database, purge the log, keep connections, and notice
+//! that it has failed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use openraft::impls::ProgressResponder;
 use super::gate::Origin;
 use super::notices;
 use super::progress;
+use super::reaping::reap;
 use super::room;
 use super::running::Inner;
 use crate::raft::{LeaderId, Payload};
@@ -26,9 +28,29 @@ pub(crate) fn start(inner: &Arc<Inner>, origin: Origin) {
     tokio::spawn(watch_raft(Arc::clone(inner)));
     tokio::spawn(notices::leaders(Arc::clone(inner)));
     tokio::spawn(notices::silence(Arc::clone(inner)));
+    tokio::spawn(reap(Arc::clone(inner)));
     tokio::spawn(progress::follow(Arc::clone(inner)));
     tokio::spawn(room::watch(Arc::clone(inner)));
     tokio::spawn(leave_when_failed(Arc::clone(inner)));
+    tokio::spawn(keep_connections(Arc::clone(inner)));
+}
+
+/// Keeps a connection to every member. Followers have nothing to tell each other until their leader
+/// is lost; then the votes, and the first entries of the successor, must not wait for handshakes.
+async fn keep_connections(inner: Arc<Inner>) {
+    let me = inner.membership.raft_id();
+    loop {
+        let members = inner.known_members().into_iter();
+        let connecting = members.filter(|member| member.raft_id != me).map(|member| {
+            let peer = inner.endpoint.peer(&member.raft_addr, Some(member.raft_id));
+            async move {
+                // Whoever has something to say to it reports that it cannot be reached.
+                drop(peer.connect().await);
+            }
+        });
+        futures_util::future::join_all(connecting).await;
+        tokio::time::sleep(CONNECT_INTERVAL).await;
+    }
 }
 
 /// Proposes the genesis whenever this node leads a cluster without a database. The fence makes all
@@ -167,5 +189,7 @@ async fn leave_when_failed(inner: Arc<Inner>) {
     }
 }
 
+/// A node that is down costs its peers some packets this often.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(500);
 const PURGE_ENTRIES_MIN: u64 = 64;
 const SNAPSHOT_SETTLES: Duration = Duration::from_millis(100);

@@ -16,7 +16,7 @@
 //! | 9 | request, control | [`Joining`] | [`Joined`] |
 //! | 10 | request, control | [`Adoption`] | [`Adopted`] |
 //! | 11 | request, data | an errand: [`super::errand::Message`] | [`super::errand::Report`] |
-//! | 12 | request, data | [`Asking`](super::read_index::Asking) | [`Asked`](super::read_index::Asked) |
+//! | 12 | request, data | [`super::read_index::Asking`] | [`super::read_index::Asked`] |
 //! | 13 | stream, bulk | [`Loading`](super::load::Loading), then its bytes | [`Forwarded`] |
 //! | 20 | request, data | [`Wanted`](super::repair::Wanted) | page numbers and images |
 //! | 21 | request, control | nothing | [`Stand`](super::progress::Stand), if the node has one |
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api::{Level, Refusal, Served};
 use super::caller::{Credentials, Permission};
-use crate::raft::{LeaderId, LogId, Member, Vote};
+use crate::raft::{LeaderId, LogId, Member, Role, Vote};
 use crate::sqlite::Request;
 
 /// The kinds of requests and streams; see the table above.
@@ -232,11 +232,13 @@ pub(crate) struct Introduction {
     pub(crate) refused: Option<String>,
 }
 
-/// "Make me a member."
+/// "Make me a member", or "this is where I am now".
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Joining {
     pub(crate) raft_id: u64,
     pub(crate) member: MemberMirror,
+    /// It takes itself for a member and does not ask to become one.
+    pub(crate) returns: bool,
     /// On whose behalf, where the leader has an authority.
     pub(crate) caller: Option<Credentials>,
 }
@@ -244,10 +246,14 @@ pub(crate) struct Joining {
 /// The answer to [`Joining`].
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) enum Joined {
+    /// It is a member without a vote until it has caught up: ask again.
+    CatchingUp,
     /// Ask this leader instead, if known.
     NotLeader(Option<String>),
     /// Not now, for this reason.
     Refused(String),
+    /// Whoever returns is no member (any more).
+    Removed,
     /// Not for this caller, for this reason.
     Unauthorized(String),
     Welcome,
@@ -264,12 +270,13 @@ pub(crate) struct Adoption {
 /// The answer to [`Adoption`]: agreed for good, or the reason.
 pub(crate) type Adopted = Result<(), String>;
 
-/// A member's name and addresses.
+/// A member's name and addresses, and whether it wants to be a replica.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct MemberMirror {
     pub(crate) name: String,
     pub(crate) raft_addr: String,
     pub(crate) http_addr: String,
+    pub(crate) replica: bool,
 }
 
 impl From<Member> for MemberMirror {
@@ -278,11 +285,13 @@ impl From<Member> for MemberMirror {
             name,
             raft_addr,
             http_addr,
+            role,
         } = member;
         Self {
             name,
             raft_addr,
             http_addr,
+            replica: role == Role::Replica,
         }
     }
 }
@@ -293,11 +302,14 @@ impl From<MemberMirror> for Member {
             name,
             raft_addr,
             http_addr,
+            replica,
         } = mirror;
+        let role = if replica { Role::Replica } else { Role::Voter };
         Self {
             name,
             raft_addr,
             http_addr,
+            role,
         }
     }
 }
@@ -335,6 +347,7 @@ mod tests {
                 name: "n".to_owned(),
                 raft_addr: "a:1".to_owned(),
                 http_addr: "a:2".to_owned(),
+                replica: false,
             },
             bootstrap_expect: 3,
             caller: None,

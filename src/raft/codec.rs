@@ -37,13 +37,16 @@
 //!
 //! | Offset | Size | Field | Meaning |
 //! |---|---|---|---|
-//! | 0 | 2 | version | 1 |
+//! | 0 | 2 | version | 1, or 2 if a member has another role than that of a voter |
 //! | 2 | 6 | reserved | zero |
 //! | 8 | 32 | log id | optional log id of the entry that brought it |
 //! | 40 | 4 | sets | voter sets: 1, or 2 while a change is under way |
 //! | 44 | 4 | members | nodes known, voters and learners |
 //! | 48 | | per set | u32 count, then that many ids of 8 bytes, ascending |
 //! | | | per member | id u64; lengths of name, Raft and HTTP address, u32 each; the three texts |
+//! | | 1 | role | only in version 2, after each member: 0 voter, 1 replica, 2 leaving |
+//!
+//! So a cluster without replicas can be read by programs that know nothing of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,7 +54,9 @@ use bytes::Bytes;
 use openraft::EntryPayload;
 
 use super::fields::Fields;
-use super::types::{Entry, LeaderId, LogId, Member, Membership, Payload, StoredMembership, Vote};
+use super::types::{
+    Entry, LeaderId, LogId, Member, Membership, Payload, Role, StoredMembership, Vote,
+};
 
 /// Bytes of an encoded log id.
 pub const LOG_ID_BYTES: usize = 24;
@@ -63,7 +68,11 @@ pub const VOTE_BYTES: usize = 24;
 pub const ENTRY_HEAD_BYTES: usize = 32;
 
 const MEMBERSHIP_VERSION: u16 = 1;
+const MEMBERSHIP_VERSION_ROLES: u16 = 2;
 const MEMBER_BYTES_MIN: usize = 20;
+const ROLE_VOTER: u8 = 0;
+const ROLE_REPLICA: u8 = 1;
+const ROLE_LEAVING: u8 = 2;
 const KIND_BLANK: u8 = 0;
 const KIND_PAYLOAD: u8 = 1;
 const KIND_MEMBERSHIP: u8 = 2;
@@ -241,7 +250,13 @@ pub(super) fn decode_entry_log_id(bytes: &[u8]) -> Result<LogId, CodecError> {
 pub fn encode_membership(stored: &StoredMembership) -> Vec<u8> {
     let mut out = Vec::new();
     let sets = stored.get_joint_config();
-    out.extend_from_slice(&MEMBERSHIP_VERSION.to_le_bytes());
+    let roles = has_roles(stored.membership());
+    let version = if roles {
+        MEMBERSHIP_VERSION_ROLES
+    } else {
+        MEMBERSHIP_VERSION
+    };
+    out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&[0; 6]);
     encode_log_id_option(stored.log_id().as_ref(), &mut out);
     push_count(sets.len(), &mut out);
@@ -261,15 +276,27 @@ pub fn encode_membership(stored: &StoredMembership) -> Vec<u8> {
         for text in texts {
             out.extend_from_slice(text.as_bytes());
         }
+        if roles {
+            out.push(match member.role {
+                Role::Voter => ROLE_VOTER,
+                Role::Replica => ROLE_REPLICA,
+                Role::Leaving => ROLE_LEAVING,
+            });
+        }
     }
     out
+}
+
+fn has_roles(membership: &Membership) -> bool {
+    let mut nodes = membership.nodes();
+    nodes.any(|(_, member)| member.role != Role::Voter)
 }
 
 /// Reads a membership; `bytes` must be exactly that.
 pub fn decode_membership(bytes: &[u8]) -> Result<StoredMembership, CodecError> {
     let mut fields = Fields::new("membership", bytes);
     let version = fields.u16()?;
-    if version != MEMBERSHIP_VERSION {
+    if ![MEMBERSHIP_VERSION, MEMBERSHIP_VERSION_ROLES].contains(&version) {
         let version = u32::from(version);
         return Err(CodecError::Unsupported {
             what: "membership",
@@ -292,24 +319,43 @@ pub fn decode_membership(bytes: &[u8]) -> Result<StoredMembership, CodecError> {
         }
         let lengths = [fields.u32()?, fields.u32()?, fields.u32()?];
         let [name, raft_addr, http_addr] = lengths.map(|length| fields.string(length as usize));
+        let (name, raft_addr, http_addr) = (name?, raft_addr?, http_addr?);
+        let role = if version == MEMBERSHIP_VERSION_ROLES {
+            role(&mut fields)?
+        } else {
+            Role::Voter
+        };
         nodes.insert(
             id,
             Member {
-                name: name?,
-                raft_addr: raft_addr?,
-                http_addr: http_addr?,
+                name,
+                raft_addr,
+                http_addr,
+                role,
             },
         );
     }
     let offset = bytes.len() - fields.remaining();
     fields.end()?;
+    let invalid = |offset| CodecError::Invalid {
+        what: "membership",
+        offset,
+    };
     // openraft's own check: no empty voter set, and every voter is a node.
-    match Membership::new(configs, nodes) {
-        Ok(membership) => Ok(StoredMembership::new(log_id, membership)),
-        Err(_) => Err(CodecError::Invalid {
-            what: "membership",
-            offset,
-        }),
+    let membership = Membership::new(configs, nodes).map_err(|_| invalid(offset))?;
+    // One membership has one encoding.
+    if has_roles(&membership) != (version == MEMBERSHIP_VERSION_ROLES) {
+        return Err(invalid(0));
+    }
+    Ok(StoredMembership::new(log_id, membership))
+}
+
+fn role(fields: &mut Fields<'_>) -> Result<Role, CodecError> {
+    match fields.u8()? {
+        ROLE_VOTER => Ok(Role::Voter),
+        ROLE_REPLICA => Ok(Role::Replica),
+        ROLE_LEAVING => Ok(Role::Leaving),
+        _ => Err(fields.invalid(1)),
     }
 }
 

@@ -9,6 +9,6 @@ pub mod log;
 mod types;
 
 pub use types::{
-    Applied, Entry, LeaderId, LogId, Member, Membership, Payload, Snapshot, SnapshotMeta,
+    Applied, Entry, LeaderId, LogId, Member, Membership, Payload, Role, Snapshot, SnapshotMeta,
     StoredMembership, TypeConfig, Vote, log_id_of, position_of,
 };

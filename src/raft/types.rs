@@ -100,6 +100,30 @@ pub struct Member {
     pub raft_addr: String,
     /// Where clients reach it, `host:port`.
     pub http_addr: String,
+    /// What it is a member for.
+    pub role: Role,
+}
+
+impl Member {
+    /// Whether both are the same node at the same place, whatever its role.
+    pub fn is_at_the_place_of(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.raft_addr == other.raft_addr
+            && self.http_addr == other.http_addr
+    }
+}
+
+/// What a member is one for. A voter that has no vote (yet) is on its way in, which is something
+/// else than a replica: only the one is ever given a vote.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Role {
+    /// It is being removed: it has no vote any more, and whoever leads removes it altogether.
+    Leaving,
+    /// It holds a copy, and never votes.
+    Replica,
+    /// It votes as soon as it has caught up.
+    #[default]
+    Voter,
 }
 
 impl fmt::Display for Member {

@@ -91,6 +91,14 @@ impl Peer {
         self.link.live().map(|live| live.number)
     }
 
+    /// Makes the connection unless it is there, so that the next request need not wait for it.
+    ///
+    /// # Errors
+    /// As for [`Peer::request`], before anything is sent.
+    pub async fn connect(&self) -> Result<(), TransportError> {
+        self.live().await.map(drop)
+    }
+
     /// Sends a request and waits for its reply, on a stream of its own. Giving up (a dropped
     /// future, the deadline) cancels the work on the other side if it is still going on.
     ///

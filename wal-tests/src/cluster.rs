@@ -158,6 +158,16 @@ impl ProcessCluster {
         process.wait(PATIENCE)
     }
 
+    /// Asks a node to end (SIGTERM) and does not wait; see [`Self::wait_end`].
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn terminate(&mut self, node: usize) {
+        let process = self.nodes[node].process.as_ref();
+        process.expect("the node is running").signal(Signal::TERM);
+    }
+
     /// Ends a node with SIGKILL.
     pub fn kill(&mut self, node: usize) {
         let mut process = self.nodes[node]

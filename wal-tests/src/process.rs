@@ -136,12 +136,15 @@ pub fn binary() -> &'static Path {
         if let Some(binary) = std::env::var_os("WAL_BINARY") {
             return binary.into();
         }
-        let test = std::env::current_exe().expect("a running test has a file");
-        // target/PROFILE/deps/test-HASH
-        let profile = test
-            .parent()
-            .and_then(Path::parent)
-            .expect("tests are built in deps/");
+        let running = std::env::current_exe().expect("what runs has a file");
+        // target/PROFILE/deps/test-HASH, or target/PROFILE/tool
+        let dir = running.parent().expect("files are in directories");
+        let profile = if dir.ends_with("deps") {
+            dir.parent()
+                .expect("tests are built in target/PROFILE/deps")
+        } else {
+            dir
+        };
         let release = profile.file_name().is_some_and(|name| name == "release");
         let mut build = Command::new(env!("CARGO"));
         build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));

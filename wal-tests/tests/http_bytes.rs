@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use wallaby::http::nodes;
 use wallaby::http::response::{Envelope, Form, render};
-use wallaby::node::{Answer, MemberStatus, Outcome, Reply, Rows, Shape, Value};
+use wallaby::node::{Answer, MemberRole, MemberStatus, Outcome, Reply, Rows, Shape, Value};
 
 fn text(text: &str) -> Value {
     Value::Text(text.as_bytes().to_vec())
@@ -397,6 +397,7 @@ fn members_are_rendered_by_id_and_as_a_list() {
         name: "1".to_owned(),
         raft_addr: "127.0.0.1:24002".to_owned(),
         http_addr: "127.0.0.1:24001".to_owned(),
+        role: MemberRole::Leader,
         voter: true,
         leader: true,
         reachable: true,
@@ -414,11 +415,11 @@ fn members_are_rendered_by_id_and_as_a_list() {
     let first = concat!(
         r#"{"id":"1","api_addr":"http://127.0.0.1:24001","addr":"127.0.0.1:24002","#,
         r#""version":"10.3.0","voter":true,"reachable":true,"leader":true,"#,
-        "\"time\":0.000033149,\"time_s\":\"33.149\u{b5}s\"}"
+        "\"time\":0.000033149,\"time_s\":\"33.149\u{b5}s\",\"wallaby\":{\"role\":\"leader\"}}"
     );
     let second = concat!(
         r#"{"id":"0","addr":"127.0.0.1:24002","version":"","voter":true,"#,
-        r#""reachable":false,"leader":false,"error":"timed out"}"#
+        r#""reachable":false,"leader":false,"error":"timed out","wallaby":{"role":"leader"}}"#
     );
     let mut members = [member, lost];
     let map = String::from_utf8(nodes::render(&mut members, false, "http")).unwrap();

@@ -464,6 +464,7 @@ fn a_membership_between_the_parts_is_kept_and_so_are_they() {
         // Those of the node itself: it would correct others with a membership of its own.
         raft_addr: "127.0.0.1:0".to_owned(),
         http_addr: "127.0.0.1:1".to_owned(),
+        ..Member::default()
     };
     let nodes = BTreeMap::from([(source.log.node, member("n1")), (77, member("learner"))]);
     let membership = Membership::new(vec![[source.log.node].into()], nodes).unwrap();

@@ -354,13 +354,14 @@ mod tests {
 
     use super::super::super::identity::random_u64;
     use super::*;
-    use crate::raft::Member;
+    use crate::raft::{Member, Role};
 
     fn example() -> Switch {
         let member = Member {
             name: "n1".to_owned(),
             raft_addr: "h:1".to_owned(),
             http_addr: "h:2".to_owned(),
+            role: Role::Voter,
         };
         let nodes = BTreeMap::from([(5, member)]);
         Switch {

@@ -16,6 +16,7 @@ fn sample_membership() -> StoredMembership {
         name: name.to_owned(),
         raft_addr: "r:1".to_owned(),
         http_addr: String::new(),
+        role: Role::Voter,
     };
     let nodes = BTreeMap::from([(1, member("a")), (2, member("bc"))]);
     StoredMembership::new(Some(sample_log_id()), Membership::new(sets, nodes).unwrap())
@@ -138,12 +139,58 @@ fn the_empty_membership_survives_and_a_newer_version_is_told_from_damage() {
     let empty = StoredMembership::default();
     let mut bytes = encode_membership(&empty);
     assert_eq!(decode_membership(&bytes), Ok(empty));
-    bytes[0] = 2;
+    bytes[0] = 3;
     let refused = CodecError::Unsupported {
         what: "membership",
-        version: 2,
+        version: 3,
     };
     assert_eq!(decode_membership(&bytes), Err(refused));
+    // Nobody writes the version with roles where there are none.
+    bytes[0] = 2;
+    let refused = CodecError::Invalid {
+        what: "membership",
+        offset: 0,
+    };
+    assert_eq!(decode_membership(&bytes), Err(refused));
+}
+
+#[test]
+fn a_membership_with_roles_has_these_bytes() {
+    let member = |name: &str, role| Member {
+        name: name.to_owned(),
+        role,
+        ..Member::default()
+    };
+    let nodes = BTreeMap::from([
+        (1, member("a", Role::Voter)),
+        (2, member("b", Role::Replica)),
+        (3, member("c", Role::Leaving)),
+    ]);
+    let membership = Membership::new(vec![BTreeSet::from([1])], nodes).unwrap();
+    let stored = StoredMembership::new(None, membership);
+    let bytes = encode_membership(&stored);
+    assert_eq!(
+        hex(&bytes),
+        concat!(
+            "0200",                                             // version
+            "000000000000",                                     // reserved
+            "0000000000000000",                                 // no log id
+            "000000000000000000000000000000000000000000000000", // in its place
+            "01000000",                                         // one set
+            "03000000",                                         // three members
+            "010000000100000000000000",                         // one voter: 1
+            "0100000000000000",                                 // member 1
+            "010000000000000000000000",                         // lengths 1, 0, 0
+            "6100",                                             // "a", a voter
+            "0200000000000000",                                 // member 2
+            "010000000000000000000000",                         // lengths 1, 0, 0
+            "6201",                                             // "b", a replica
+            "0300000000000000",                                 // member 3
+            "010000000000000000000000",                         // lengths 1, 0, 0
+            "6302",                                             // "c", leaving
+        )
+    );
+    damage(&bytes, &stored, |bytes| decode_membership(bytes).ok());
 }
 
 #[test]
