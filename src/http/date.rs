@@ -12,6 +12,7 @@
 //! A zone is kept, not converted. Fractions lose trailing zeros and digits after the ninth.
 
 use std::fmt::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What a text that is no date becomes: Go's zero time.
 const ZERO: &str = "0001-01-01T00:00:00Z";
@@ -31,6 +32,15 @@ pub fn from_integer(value: i64) -> String {
         (value, 0)
     };
     from_unix(seconds, u32::try_from(nanoseconds).unwrap_or(0))
+}
+
+/// A moment as RFC 3339 in UTC.
+pub(super) fn moment(time: SystemTime) -> String {
+    let since: Duration = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    from_unix(
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        since.subsec_nanos(),
+    )
 }
 
 /// A moment in seconds and nanoseconds after 1970 as RFC 3339 in UTC.

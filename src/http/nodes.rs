@@ -10,22 +10,33 @@
 //! | `error` | it did not answer | why |
 //! | `wallaby` | always | what rqlite does not have; see below |
 //!
-//! | Field of `wallaby` | Meaning |
+//! In `wallaby`, where the values of a node that does not answer are those of its last contact, and
+//! only `role` is there if there was none:
+//!
+//! | Field | Meaning |
 //! |---|---|
 //! | `catch_up` | while it receives the database: `percent`, and `bytes_per_second` of pages |
 //! | `role` | `leader`, `voter`, `replica`, `joining` (to vote, not caught up), `removed` |
+//! | `applied_index` | the last log entry that it has applied |
+//! | `lag_entries` | entries that are committed and not applied there |
+//! | `lag_bytes` | their bytes, as far as the log of the node that answers has them |
+//! | `data_index` | the last entry that changed its database |
+//! | `database_hash` | since then; with equal indexes, all nodes have equal hashes |
+//! | `lacks_room` | true: its disk is almost full; else it is left out |
+//! | `last_contact` | when it was last heard; not for the node that answers |
+//! | `silent_since` | if it does not answer: since when |
 //!
 //! An object by id; with `ver=2` `{"nodes":[...]}`, sorted by id. Without `nonvoters` only voters.
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::node::{MemberRole, MemberStatus};
 
 use super::parameters::Parameters;
 use super::server::Server;
-use super::{duration, json, refusal};
+use super::{date, duration, json, refusal};
 
 pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
     let mut members = server.node.members(parameters.timeout).await;
@@ -119,13 +130,35 @@ fn node(out: &mut Vec<u8>, member: &MemberStatus, scheme: &str) {
 }
 
 fn additions(out: &mut Vec<u8>, member: &MemberStatus) {
-    let mut more = json!({ "role": member.role.name() });
+    out.extend_from_slice(b",\"wallaby\":");
+    json::tree(out, &report(member));
+}
+
+/// What a member is and how far, as `/nodes` and `/status` show it.
+pub(super) fn report(member: &MemberStatus) -> Value {
+    let mut report = json!({ "role": member.role.name() });
     if let Some(catch_up) = member.catch_up {
-        more["catch_up"] = json!({
+        report["catch_up"] = json!({
             "bytes_per_second": catch_up.bytes_per_second,
             "percent": catch_up.percent,
         });
     }
-    out.extend_from_slice(b",\"wallaby\":");
-    json::tree(out, &more);
+    let Some(progress) = &member.progress else {
+        return report;
+    };
+    report["applied_index"] = json!(progress.applied_index);
+    report["lag_entries"] = json!(progress.lag_entries);
+    report["lag_bytes"] = json!(progress.lag_bytes);
+    report["data_index"] = json!(progress.data_index);
+    report["database_hash"] = json!(progress.database_hash);
+    if progress.lacks_room {
+        report["lacks_room"] = json!(true);
+    }
+    if let Some(at) = progress.last_contact {
+        report["last_contact"] = json!(date::moment(at));
+    }
+    if let Some(since) = progress.silent_since {
+        report["silent_since"] = json!(date::moment(since));
+    }
+    report
 }

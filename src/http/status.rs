@@ -14,17 +14,18 @@
 //! | `store.request_marshaler`, `observer`, `snapshot_cas` | parts that do not exist |
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::node::{NodeOptions, NodeStatus, RepairStatus, SqliteFacts};
+use crate::node::{MemberStatus, NodeOptions, NodeStatus, RepairStatus, SqliteFacts};
 
+use super::date::moment;
 use super::parameters::Parameters;
 use super::server::Server;
-use super::{date, duration, json, queued, refusal};
+use super::{duration, json, nodes, queued, refusal};
 
 pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
     let status = server.node.status();
@@ -103,14 +104,6 @@ fn process(server: &Server) -> Value {
         "start_time": moment(server.started),
         "uptime": duration::format(uptime),
     })
-}
-
-fn moment(time: SystemTime) -> String {
-    let since: Duration = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    date::from_unix(
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        since.subsec_nanos(),
-    )
 }
 
 fn operating_system() -> Value {
@@ -237,6 +230,13 @@ fn raft(status: &NodeStatus) -> Value {
     })
 }
 
+/// A member as this node last heard of it; nobody is asked.
+fn member(member: &MemberStatus) -> Value {
+    let mut shown = nodes::report(member);
+    shown["id"] = json!(member.name);
+    shown
+}
+
 fn repair(repair: &RepairStatus) -> Value {
     let mut value = json!({
         "damaged": repair.damaged,
@@ -255,6 +255,8 @@ fn repair(repair: &RepairStatus) -> Value {
 }
 
 fn wallaby(server: &Server, status: &NodeStatus) -> Value {
+    let mut members: Vec<_> = status.members.iter().collect();
+    members.sort_by(|one, other| one.name.cmp(&other.name));
     let stages: serde_json::Map<_, _> = status
         .stages
         .iter()
@@ -269,7 +271,10 @@ fn wallaby(server: &Server, status: &NodeStatus) -> Value {
         "cluster_id": status.cluster_id,
         "data_index": status.data_index,
         "database_hash": status.database_hash,
+        "lag_bytes": status.progress.as_ref().map(|progress| progress.lag_bytes),
+        "lag_entries": status.progress.as_ref().map(|progress| progress.lag_entries),
         "log_bytes": status.log_bytes,
+        "nodes": members.into_iter().map(member).collect::<Vec<_>>(),
         "out_of_service": status.out_of_service,
         "page_count": status.page_count,
         "page_size": status.page_size,
@@ -277,6 +282,7 @@ fn wallaby(server: &Server, status: &NodeStatus) -> Value {
         "removed": status.removed,
         "repair": repair(&status.repair),
         "role": status.role.name(),
+        "shortage": status.shortage,
         "snapshots": snapshots(server, status),
         "stages": stages,
         "wal_bytes": status.wal_bytes,

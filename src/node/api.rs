@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::caller::Credentials;
 use super::footprint::Footprint;
+use super::progress::Progress;
 use super::transfers::TransferStatus;
 use crate::sqlite::{Reply, Request};
 
@@ -228,6 +229,8 @@ pub struct MemberStatus {
     pub version: String,
     /// Why it did not answer.
     pub error: Option<String>,
+    /// How far it is, or was when it was last heard; `None`: it never was.
+    pub progress: Option<Progress>,
     /// The transfer of the database that it receives, if it said so.
     pub catch_up: Option<CatchUp>,
 }
@@ -313,6 +316,10 @@ pub struct NodeStatus {
     pub log_bytes: u64,
     /// Whether the database exists and everything recovered is applied.
     pub ready: bool,
+    /// How far this node is.
+    pub progress: Option<Progress>,
+    /// What room is short on the disk, if it is.
+    pub shortage: Option<String>,
     /// Why the node stopped serving, if it did.
     pub out_of_service: Option<String>,
     /// What this node does in the cluster.

@@ -22,6 +22,7 @@
 //! | `recovery`, `refounding`, `memory` | how it starts, and starts again with fewer |
 //! | `errand`, `handover`, `dismissal`, `reaping` | changing the cluster |
 //! | `contact` | hearing from its leader |
+//! | `progress`, `room` | how far each member is; room on this one's disk |
 //! | `health`, `notices` | what is wrong, what an operator is told |
 //! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
 //!
@@ -72,6 +73,7 @@ mod owner;
 mod parts;
 mod peers;
 mod places;
+mod progress;
 mod proposer;
 mod read;
 mod read_index;
@@ -80,6 +82,7 @@ mod rebuild;
 mod recovery;
 mod refounding;
 mod repair;
+mod room;
 mod rounds;
 mod routing;
 mod running;
@@ -109,6 +112,7 @@ pub use facts::SqliteFacts;
 pub use footprint::Footprint;
 pub use image::ImageReader;
 pub use options::NodeOptions;
+pub use progress::Progress;
 pub use refounding::{Recovery, RecoveryMember};
 pub use running::Node;
 pub use search::{Discovery, Found};

@@ -35,12 +35,14 @@ use super::outlets::{Outlets, Watches};
 use super::owner::{Job, Owner, OwnerContext, Recorded};
 use super::peers::{Peers, Shared};
 use super::places::Places;
+use super::progress::Stands;
 use super::proposer::Proposer;
 use super::read_index::Questions;
 use super::rebuild;
 use super::recovery::{Recovered, reconcile, recover};
 use super::refounding::refound;
 use super::repair::Repairs;
+use super::room::Room;
 use super::rounds::Confirmations;
 use super::running::{Inner, Node, Shell, check};
 use super::search::Search;
@@ -343,6 +345,8 @@ impl Assembly {
             admission: Arc::clone(&self.admission),
             places: Arc::clone(&self.places),
             contact: Contact::default(),
+            stands: Stands::default(),
+            room: Room::default(),
             repairs,
             freezes,
             images: Arc::clone(&self.images),

@@ -14,6 +14,8 @@ pub(crate) struct Extent {
     pub(crate) page_count: u32,
     pub(crate) page_size: u32,
     pub(crate) hash: u128,
+    /// The entry after which the database has this hash.
+    pub(crate) data_index: u64,
 }
 
 /// The owner's side.

@@ -479,11 +479,14 @@ impl OwnerThread {
 
     fn publish_extent(&self) {
         if let State::Open(open) = &self.state {
+            // Both change on this thread only.
+            let data = self.context.desk.frontier.reached().data;
             self.context.outlets.extent.send_replace(Extent {
                 wal_bytes: open.wal_bytes(),
                 page_count: open.database.page_count().0,
                 page_size: open.database.page_size().bytes(),
                 hash: open.database.hash().0,
+                data_index: data.map_or(0, |data| data.index),
             });
         }
     }

@@ -126,6 +126,10 @@ impl Peers {
             }
             kind::HEARTBEAT => Ok(wire::encode(&self.heartbeat(body).await?)),
             kind::FORWARD => Ok(self.passed_on(wire::decode(&body)?).await),
+            kind::STAND => {
+                let inner = self.node.get().and_then(Weak::upgrade);
+                Ok(wire::encode(&inner.map(|inner| inner.stand())))
+            }
             kind::ERRAND => {
                 let message: errand::Message = wire::decode(&body)?;
                 Ok(wire::encode(&self.errand(message).await))
@@ -155,6 +159,23 @@ impl Peers {
             }
             _ => Err("unknown kind of request".to_owned()),
         }
+    }
+
+    /// The answer to what another node hands on, if it fits a frame.
+    async fn passed_on(&self, forward: Forward) -> Vec<u8> {
+        let reads = matches!(forward.call, Call::Query(_));
+        self.tally.count(received(forward.call));
+        let reply = wire::encode(&self.forwarded(forward).await);
+        if reply.len() <= FRAME_BYTES_MAX as usize {
+            return reply;
+        }
+        let why = "the answer is too large to be passed on; ask the leader itself".to_owned();
+        let refusal = if reads {
+            Refusal::Overloaded(why)
+        } else {
+            Refusal::Unknown(why)
+        };
+        wire::encode(&Forwarded::Refused(refusal))
     }
 
     /// To start a cluster with us needs a permission; to know us does not.
@@ -268,22 +289,6 @@ impl Peers {
         }
         let timeout = Duration::from_millis(message.timeout_ms);
         inner.run_errand(message.errand, timeout).await
-    }
-
-    async fn passed_on(&self, forward: Forward) -> Vec<u8> {
-        let reads = matches!(forward.call, Call::Query(_));
-        self.tally.count(received(forward.call));
-        let reply = wire::encode(&self.forwarded(forward).await);
-        if reply.len() <= FRAME_BYTES_MAX as usize {
-            return reply;
-        }
-        let why = "the answer is too large to be passed on; ask the leader itself";
-        let refusal = if reads {
-            Refusal::Overloaded(why.to_owned())
-        } else {
-            Refusal::Unknown(why.to_owned())
-        };
-        wire::encode(&Forwarded::Refused(refusal))
     }
 
     async fn forwarded(&self, forward: Forward) -> Forwarded {

@@ -26,8 +26,10 @@ use super::options::NodeOptions;
 use super::outlets::Watches;
 use super::owner::Owner;
 use super::places::Places;
+use super::progress::Stands;
 use super::read_index::{Purpose, Questions};
 use super::repair::Repairs;
+use super::room::Room;
 use super::rounds::Confirmations;
 use super::routing::{FORWARD_MARGIN, Led, Route, forwarded, undelivered};
 use super::stages::Stages;
@@ -87,6 +89,10 @@ pub(crate) struct Inner {
     pub(crate) places: Arc<Places>,
     /// When the leader was last heard.
     pub(crate) contact: Contact,
+    /// Room on the disk.
+    pub(crate) room: Room,
+    /// How far the others are.
+    pub(crate) stands: Stands,
     /// The term in which this node hands its leadership over, and begins no group; 0: none.
     pub(crate) handed_over_term: AtomicU64,
     /// What mends damaged pages.

@@ -204,6 +204,11 @@ impl Inner {
         } else {
             self.role_of(status.raft_id).unwrap_or_default()
         };
+        for member in &mut status.members {
+            member.progress = self.progress_of(member.raft_id);
+        }
+        status.progress = self.progress_of(status.raft_id);
+        status.shortage = self.room.shortage();
     }
 
     fn leader(&self) -> Option<MemberStatus> {
@@ -280,6 +285,7 @@ impl Inner {
             member.catch_up = self.images.transfers.catch_up();
             member.version = env!("CARGO_PKG_VERSION").to_owned();
             member.elapsed = begun.elapsed();
+            member.progress = self.progress_of(member.raft_id);
             return member;
         }
         let greeting = Greeting {
@@ -290,9 +296,9 @@ impl Inner {
         };
         let body = Bytes::from(wire::encode(&greeting));
         let peer = self.endpoint.peer(&member.raft_addr, Some(member.raft_id));
-        let reply = peer
-            .request(kind::GREETING, Priority::Control, body, timeout)
-            .await;
+        let greeting = peer.request(kind::GREETING, Priority::Control, body, timeout);
+        let (reply, ()) = tokio::join!(greeting, self.ask_stand(&member, timeout));
+        member.progress = self.progress_of(member.raft_id);
         let reply = reply.map_err(|error| error.to_string());
         match reply.and_then(|reply| wire::decode::<Introduction>(&reply)) {
             Ok(introduction) => {

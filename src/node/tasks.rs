@@ -10,9 +10,11 @@ use openraft::impls::ProgressResponder;
 
 use super::gate::Origin;
 use super::notices;
+use super::progress;
 use super::reaping::reap;
 use super::rebuild;
 use super::repair;
+use super::room;
 use super::running::Inner;
 use super::scrub;
 use crate::raft::{LeaderId, Payload};
@@ -36,6 +38,8 @@ pub(crate) fn start(inner: &Arc<Inner>, origin: Origin, was_closed: bool) {
     tokio::spawn(notices::leaders(Arc::clone(inner)));
     tokio::spawn(notices::silence(Arc::clone(inner)));
     tokio::spawn(reap(Arc::clone(inner)));
+    tokio::spawn(progress::follow(Arc::clone(inner)));
+    tokio::spawn(room::watch(Arc::clone(inner)));
     tokio::spawn(leave_when_failed(Arc::clone(inner)));
     tokio::spawn(keep_connections(Arc::clone(inner)));
 }

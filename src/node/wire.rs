@@ -19,6 +19,7 @@
 //! | 12 | request, data | [`super::read_index::Asking`] | [`super::read_index::Asked`] |
 //! | 13 | stream, bulk | [`Loading`](super::load::Loading), then its bytes | [`Forwarded`] |
 //! | 20 | request, data | [`Wanted`](super::repair::Wanted) | page numbers and images |
+//! | 21 | request, control | nothing | [`Stand`](super::progress::Stand), if the node has one |
 //!
 //! Kinds 8 and 10 are the only ones that a peer without a cluster may send or receive.
 
@@ -47,6 +48,7 @@ pub(crate) mod kind {
     pub(crate) const READ_INDEX: u8 = 12;
     pub(crate) const LOAD: u8 = 13;
     pub(crate) const PAGES: u8 = 20;
+    pub(crate) const STAND: u8 = 21;
 }
 
 /// A log id.

@@ -14,6 +14,7 @@ pub mod files;
 pub mod linked;
 pub mod links;
 pub mod marked;
+pub mod partition;
 pub mod ports;
 pub mod process;
 pub mod raw;

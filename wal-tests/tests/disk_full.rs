@@ -156,3 +156,78 @@ fn a_follower_whose_log_has_no_space_ends_and_the_others_go_on() {
     let _ = cluster.assert_identical();
     cluster.assert_healthy_logs();
 }
+
+/// Inserts rows through a node that still runs, until this condition holds. Each must be
+/// acknowledged.
+fn fill_until(
+    cluster: &mut ProcessCluster,
+    through: usize,
+    mut is_enough: impl FnMut(&mut ProcessCluster) -> bool,
+) -> u64 {
+    let mut rows = 0;
+    while !is_enough(cluster) {
+        rows += 1;
+        assert!(rows < ROWS_MAX, "the disk took {rows} rows");
+        let insert = "INSERT INTO t(v) VALUES(randomblob(100000))";
+        let address = cluster.address(through);
+        let outcome = cluster.client().execute_sql(address, insert);
+        let _ = outcome.expect_success();
+    }
+    rows
+}
+
+#[test]
+fn a_leader_whose_disk_fills_up_hands_over_first_and_no_write_fails() {
+    let mut cluster = ProcessCluster::prepare(3, &Formation::Join, &["-log-segment", "1048576"]);
+    let Some(disk) = Disk::mount(&cluster.data_dir(0).join("log"), 4 * SMALL) else {
+        return;
+    };
+    for node in 0..3 {
+        cluster.start_node(node);
+        cluster.wait_ready(node);
+    }
+    assert_eq!(cluster.wait_leader(), 0, "the first node leads");
+    let address = cluster.address(1).to_owned();
+    let _ = cluster
+        .client()
+        .execute_sql(&address, CREATE)
+        .expect_success();
+    // Through a follower, which knows where to send each write.
+    let mut written = fill_until(&mut cluster, 1, |cluster| {
+        cluster.leader().is_some_and(|leader| leader != 0)
+    });
+    assert!(written > 10, "{written} rows and the leader is gone");
+    assert!(!cluster.has_ended(0), "it hands over before its log fails");
+    let status = cluster.client().json(cluster.address(0), "/status");
+    let shortage = status.unwrap()["wallaby"]["shortage"].clone();
+    assert!(
+        shortage.as_str().unwrap().contains("are left in"),
+        "{shortage}"
+    );
+    let log = cluster.log_text(0);
+    assert!(log.contains("the disk is almost full"), "{log}");
+    assert!(log.contains("handing the leadership over"), "{log}");
+    cluster.wait("the others to know of it", |cluster| {
+        let nodes = cluster.client().json(cluster.address(1), "/nodes?ver=2")?;
+        let first = &nodes["nodes"][0]["wallaby"]["lacks_room"];
+        (first == true).then_some(()).ok_or(nodes.to_string())
+    });
+    // As a follower it goes on until there is nothing left, and then it alone ends.
+    written += fill_until(&mut cluster, 1, |cluster| cluster.has_ended(0));
+    assert_eq!(cluster.wait_end(0).code(), Some(1));
+    let log = cluster.log_text(0);
+    assert!(log.contains("No space left on device"), "{log}");
+    written += fill_until(&mut cluster, 2, {
+        let mut more = 5;
+        move |_| {
+            more -= 1;
+            more == 0
+        }
+    });
+    disk.resize(LARGE);
+    cluster.start_node(0);
+    cluster.wait_all_ready();
+    assert_eq!(rows(&cluster, 0), written);
+    let _ = cluster.assert_identical();
+    cluster.assert_healthy_logs();
+}

@@ -217,6 +217,12 @@ impl Log {
         self.shared.lock().table.index_of_tail(bytes)
     }
 
+    /// Bytes of the entries after one index up to another, as far as the log has them.
+    pub fn bytes_between(&self, after_index: u64, to_index_inclusive: u64) -> u64 {
+        let state = self.shared.lock();
+        state.table.bytes_between(after_index, to_index_inclusive)
+    }
+
     /// Bytes of all segments on disk.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes.load(std::sync::atomic::Ordering::Relaxed)

@@ -200,6 +200,17 @@ impl Table {
         Some(position_of(&log_id))
     }
 
+    /// Bytes of the entries after one index up to another, as far as they are here.
+    pub(super) fn bytes_between(&self, after: u64, to: u64) -> u64 {
+        let place = |index: u64| usize::try_from(index.saturating_sub(self.base)).unwrap_or(0);
+        let end = place(to.saturating_add(1)).min(self.rows.len());
+        let begin = place(after.saturating_add(1)).min(end);
+        self.rows
+            .range(begin..end)
+            .map(|row| u64::from(row.bytes))
+            .sum()
+    }
+
     /// The last entry of each leader between two indices, both inclusive. (openraft's interface
     /// speaks of the first ones; its own implementation, and its use of them, mean the last.)
     pub(super) fn index_of_tail(&self, bytes: u64) -> u64 {

@@ -2,6 +2,7 @@
 //! so, and certificates that are replaced while the nodes run.
 
 use std::fs;
+use std::time::Duration;
 
 use rcgen::date_time_ymd;
 use serde_json::Value;
@@ -44,6 +45,16 @@ fn complaints(cluster: &ProcessCluster, node: usize, addr: &str) -> Vec<String> 
         .filter(|line| line.contains(&addr))
         .map(str::to_owned)
         .collect()
+}
+
+/// Waits until both sides have said something.
+fn wait_refused(cluster: &mut ProcessCluster, node: usize) {
+    let (first, other) = (raft_addr(cluster, 0), raft_addr(cluster, node));
+    cluster.wait("both sides to say why", |cluster| {
+        let lines = [(0, &other), (node, &first)].map(|(at, about)| complaints(cluster, at, about));
+        let said = lines.iter().all(|lines| !lines.is_empty());
+        said.then_some(()).ok_or(format!("{lines:?}"))
+    });
 }
 
 /// One line on each side, with these words in it.
@@ -118,13 +129,15 @@ fn every_reason_to_refuse_a_node_is_named_once_on_both_sides() {
     found_another_cluster(&mut cluster, other_cluster);
     for (node, (flags, _, _)) in (1..).zip(&cases) {
         give(&mut cluster, node, flags);
-        // Some attempts, so that a line for each would be more than one line.
-        let patience = ["-join-attempts", "1", "-join-interval", "3s"];
-        give(&mut cluster, node, &patience);
+        give(&mut cluster, node, &["-join-attempts", "1000"]);
         cluster.start_node(node);
     }
+    for node in 1..=cases.len() {
+        wait_refused(&mut cluster, node);
+    }
+    // Some more attempts, so that a line for each would be more than one line.
+    std::thread::sleep(Duration::from_secs(2));
     for (node, (_, here, there)) in (1..).zip(&cases) {
-        assert_eq!(cluster.wait_end(node).code(), Some(1), "{here}");
         assert_refused(&mut cluster, node, here, there);
     }
     let different = "the two nodes belong to different clusters";

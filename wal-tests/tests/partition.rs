@@ -1,0 +1,203 @@
+//! Real nodes that cannot all reach each other: the others go on, the one that is cut off refuses
+//! what it cannot keep, no acknowledged row is lost, and in the end all have the same bytes.
+//!
+//! `WAL_STEPS=100 cargo test -p wal-tests --test partition -- --nocapture` has more misfortunes
+//! follow each other than the default of 5.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use wal_tests::client::{Client, Outcome};
+use wal_tests::links::Rule;
+use wal_tests::partition::Partitioned;
+use wal_tests::seed::{Random, seed};
+use wal_tests::workload::Fate;
+
+/// Enough for every writer to have been through several groups.
+const ROWS: usize = 40;
+const WRITERS: usize = 4;
+
+fn begin(name: &str, flags: &[&str]) -> (Partitioned, Random) {
+    println!("{name}");
+    let mut random = Random::new(seed("partition"));
+    let mut nodes = Partitioned::start(3, flags, random.bits());
+    nodes.write(WRITERS, &mut random);
+    nodes.wait_acknowledged(ROWS);
+    (nodes, random)
+}
+
+/// Ends a test; so many rows at least must have been acknowledged.
+#[track_caller]
+fn end(nodes: Partitioned, rows: usize) {
+    let (_, history) = nodes.finish();
+    assert!(history.count(Fate::Acknowledged) >= rows, "too few writes");
+}
+
+/// A node that leads nobody any more neither writes nor reads for clients who care.
+#[track_caller]
+fn assert_refuses(nodes: &mut Partitioned, node: usize) {
+    let client = Client::new(Duration::from_secs(1));
+    let address = nodes.cluster.address(node).to_owned();
+    let insert = "INSERT INTO item(key, payload) VALUES('cut off', '')";
+    let outcome = client.execute_sql(&address, insert);
+    assert!(!matches!(outcome, Outcome::Answered(_)), "{outcome:?}");
+    let count = "SELECT count(*) FROM item";
+    for level in ["linearizable", "strong"] {
+        let answer = client.query(&address, level, count);
+        assert!(answer.is_err(), "{level}: {answer:?}");
+    }
+    // Raft's own time-out has to pass first.
+    nodes.cluster.wait("weak reads to be refused", |_| {
+        match client.query(&address, "weak", count) {
+            Ok(rows) => Err(format!("{rows:?}")),
+            Err(_) => Ok(()),
+        }
+    });
+    // Its own data it still has.
+    assert!(client.query(&address, "none", count).is_ok());
+}
+
+#[test]
+fn the_others_go_on_without_a_leader_that_is_cut_off() {
+    let (mut nodes, _) = begin("leader cut off", &[]);
+    let old = nodes.cluster.wait_leader();
+    nodes.links.set_around(old, Rule::Cut);
+    nodes.cluster.wait_leader_other_than(old);
+    nodes.wait_acknowledged(ROWS);
+    assert_refuses(&mut nodes, old);
+    nodes.wait_acknowledged(ROWS);
+    end(nodes, 3 * ROWS);
+}
+
+#[test]
+fn a_leader_whose_words_do_not_arrive_is_replaced_although_it_hears_the_others() {
+    let (mut nodes, _) = begin("leader not heard", &[]);
+    let old = nodes.cluster.wait_leader();
+    for other in (0..3).filter(|&other| other != old) {
+        nodes.links.set(old, other, Rule::Cut);
+    }
+    nodes.cluster.wait_leader_other_than(old);
+    nodes.wait_acknowledged(ROWS);
+    end(nodes, 2 * ROWS);
+}
+
+#[test]
+fn a_leader_that_hears_nobody_is_replaced_although_the_others_hear_it() {
+    let (mut nodes, _) = begin("leader deaf", &[]);
+    let old = nodes.cluster.wait_leader();
+    for other in (0..3).filter(|&other| other != old) {
+        nodes.links.set(other, old, Rule::Cut);
+    }
+    nodes.cluster.wait_leader_other_than(old);
+    nodes.wait_acknowledged(ROWS);
+    end(nodes, 2 * ROWS);
+}
+
+#[test]
+fn writes_go_on_when_two_nodes_reach_each_other_only_by_way_of_the_third() {
+    let (mut nodes, _) = begin("bridge", &[]);
+    let leader = nodes.cluster.wait_leader();
+    let (cut, bridge) = ((leader + 1) % 3, (leader + 2) % 3);
+    nodes.links.set_pair(leader, cut, Rule::Cut);
+    nodes.wait_acknowledged(2 * ROWS);
+    // The bridge reaches everybody, so whatever is written through it is served.
+    let address = nodes.cluster.address(bridge).to_owned();
+    for _ in 0..3 {
+        let count = "SELECT count(*) FROM item";
+        nodes.cluster.wait("a read through the bridge", |cluster| {
+            cluster.client().query(&address, "linearizable", count)
+        });
+    }
+    // And when the one that everybody reaches is asked to lead, all three work.
+    nodes.cluster.wait("the bridge to lead", |cluster| {
+        let name = format!("{{\"id\":\"node{}\"}}", bridge + 1);
+        let _ = cluster.client().post(
+            cluster.address(bridge),
+            "/leader?wait",
+            "application/json",
+            name.as_bytes(),
+        );
+        match cluster.leader() {
+            Some(leader) if leader == bridge => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    nodes.wait_acknowledged(ROWS);
+    end(nodes, 4 * ROWS);
+}
+
+#[test]
+fn a_leader_that_stood_still_finds_that_the_others_went_on() {
+    let (mut nodes, _) = begin("leader paused", &[]);
+    let old = nodes.cluster.wait_leader();
+    nodes.cluster.pause(old);
+    nodes.cluster.wait_leader_other_than(old);
+    nodes.wait_acknowledged(ROWS);
+    nodes.cluster.resume(old);
+    nodes.cluster.wait_ready(old);
+    nodes.wait_acknowledged(ROWS);
+    end(nodes, 3 * ROWS);
+}
+
+#[test]
+fn a_node_whose_disk_was_wiped_is_filled_again_while_another_one_is_cut_off_in_turn() {
+    let (mut nodes, _) = begin("wiped", &["-log-segment", "1048576", "-log-tail", "0"]);
+    let leader = nodes.cluster.wait_leader();
+    let (wiped, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    nodes.cluster.kill(wiped);
+    std::fs::remove_dir_all(nodes.cluster.data_dir(wiped)).unwrap();
+    nodes.wait_acknowledged(ROWS);
+    nodes.cluster.start_node(wiped);
+    nodes.cluster.wait_ready(wiped);
+    // It must be a full member again, for the cluster now depends on it.
+    nodes.cluster.wait("the wiped node to vote", |cluster| {
+        let status = cluster.client().json(cluster.address(wiped), "/status")?;
+        let raft = &status["store"]["raft"];
+        (raft["voter"] == true)
+            .then_some(())
+            .ok_or(raft.to_string())
+    });
+    nodes.links.set_around(other, Rule::Cut);
+    nodes.wait_acknowledged(ROWS);
+    end(nodes, 3 * ROWS);
+}
+
+/// One thing that goes wrong, for as long as it takes to write some rows where that is possible.
+fn misfortune(nodes: &mut Partitioned, random: &mut Random) {
+    let (one, other) = (random.below(3), 1 + random.below(2));
+    let other = (one + other) % 3;
+    let kind = random.below(7);
+    println!("misfortune {kind} to node {one} and, if there are two, node {other}");
+    match kind {
+        0 => nodes.links.set_around(one, Rule::Cut),
+        1 => nodes.links.set(one, other, Rule::Cut),
+        2 => nodes.links.set_pair(one, other, Rule::Cut),
+        3 => nodes.links.set_around(one, Rule::Hold),
+        4 => nodes.links.set_around(one, Rule::Lossy(30)),
+        5 => nodes.cluster.pause(one),
+        _ => {
+            nodes.cluster.kill(one);
+            nodes.wait_acknowledged(ROWS);
+            nodes.cluster.start_node(one);
+            // Often the next misfortune meets a node that is still catching up.
+        }
+    }
+    nodes.wait_acknowledged(ROWS);
+    if kind == 5 {
+        nodes.cluster.resume(one);
+    }
+    nodes.links.set_all(Rule::Open);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_in_a_row_of_misfortunes() {
+    let steps: usize = std::env::var("WAL_STEPS").map_or(5, |steps| steps.parse().unwrap());
+    let flags = ["-raft-snap-wal-size", "131072", "-log-segment", "1048576"];
+    let (mut nodes, mut random) = begin("misfortunes", &flags);
+    for _ in 0..steps {
+        misfortune(&mut nodes, &mut random);
+    }
+    nodes.wait_acknowledged(ROWS);
+    end(nodes, steps * ROWS);
+}
