@@ -165,7 +165,7 @@ impl Stage {
 }
 
 fn mebibytes() -> u64 {
-    std::env::var("WAL_DATABASE_MIB").map_or(64, |text| text.parse().unwrap())
+    std::env::var("WAL_DATABASE_MIB").map_or(16, |text| text.parse().unwrap())
 }
 
 /// Bytes that a transfer which was cut off has in its spool.
