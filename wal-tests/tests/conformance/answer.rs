@@ -56,7 +56,12 @@ impl Answer {
     pub(crate) fn common_text(&self) -> String {
         let mut text = self.text();
         while let Some(begin) = text.find(ADDITIONS) {
-            let Some(end) = text[begin..].find('}') else {
+            let mut depth = 0;
+            let end = text[begin..].find(|c| {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                c == '}' && depth == 0
+            });
+            let Some(end) = end else {
                 break;
             };
             text.replace_range(begin..=begin + end, "");
@@ -69,7 +74,7 @@ const ADDITIONS: &str = ",\"wallaby\":{";
 
 #[test]
 fn what_is_added_to_an_answer_is_left_out_of_the_comparison() {
-    let text = r#"{"1":{"id":"1","wallaby":{"a":1,"b":"c"}},"2":{"wallaby":"x"}}"#;
+    let text = r#"{"1":{"id":"1","wallaby":{"a":{"b":1},"c":"d"}},"2":{"wallaby":"x"}}"#;
     let answer = Answer {
         body: text.into(),
         ..Answer::default()
