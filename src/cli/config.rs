@@ -8,8 +8,9 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use wallaby::http::QueueOptions;
 use wallaby::node::NodeOptions;
-use wallaby::ops::UpkeepOptions;
+use wallaby::ops::{DiscoveryOptions, UpkeepOptions};
 
+use crate::cli::discovery_flags::Company;
 use crate::cli::flags::ServeFlags;
 use crate::cli::http_config::HttpConfig;
 use crate::cli::rqlited::WithoutEffect;
@@ -30,6 +31,8 @@ pub(crate) struct ServeConfig {
     /// Targets of `-join` given as `http://host:port` or `https://host:port`: nodes to be asked for
     /// their Raft address.
     pub(crate) join_http: Vec<String>,
+    /// How nodes find each other without that.
+    pub(crate) discovery: Option<DiscoveryOptions>,
     /// How often each of them is asked.
     pub(crate) join_attempts: u32,
     /// Time for each of these attempts.
@@ -95,6 +98,7 @@ impl ServeConfig {
             .unwrap_or_else(|| flags.http_addr.clone());
         let (join, join_http) = join_targets(&flags)?;
         let result_bytes_max = flags.http.http_max_response;
+        let has_tls = flags.http.http_cert.is_some();
         let http = HttpConfig::from_flags(flags.http, &flags.http_addr, flags.http_max_body)?;
         let node_certificates = flags.node_tls.certificates(flags.cluster_key.is_some())?;
         let pace = &flags.pace;
@@ -131,6 +135,8 @@ impl ServeConfig {
             transaction_bytes_max: flags.max_transaction_bytes,
             spool_bytes_max: flags.spool_bytes,
             log_tail_bytes: flags.log_tail,
+            log_catch_up_bytes: flags.log_catch_up,
+            snapshot_wal_bytes_max: flags.snapshot_wal_max,
             log_segment_bytes: flags.log_segment,
             scrub_rate: flags.scrub_rate,
             scrub_interval: flags.scrub_interval,
@@ -138,9 +144,11 @@ impl ServeConfig {
             ..NodeOptions::new(data_dir.clone(), flags.raft_addr, http_adv_addr)
         };
         flags.member.apply(&mut node);
+        let discovery = flags.discovery.options(&node, has_tls, !node.replica);
         Ok(Self {
             data_dir,
             node,
+            discovery,
             http_addr: flags.http_addr,
             http,
             queue,
@@ -165,6 +173,11 @@ fn check(flags: &ServeFlags) -> Result<(), ConfigError> {
     flags.pace.check()?;
     let (joins, expects) = (!flags.join.is_empty(), flags.bootstrap_expect > 0);
     let has_vote = !flags.member.raft_non_voter;
+    flags.discovery.check(&Company {
+        joins,
+        expects,
+        has_vote,
+    })?;
     flags.rqlited.check(joins, expects, has_vote)
 }
 
@@ -288,6 +301,8 @@ fn check_limits(flags: &ServeFlags) -> Result<(), ConfigError> {
     )?;
     within("spool-bytes", flags.spool_bytes, 64 << 10, 1 << 40)?;
     within("log-tail", flags.log_tail, 0, 1 << 40)?;
+    within("log-catch-up", flags.log_catch_up, 0, 1 << 40)?;
+    within("snapshot-wal-max", flags.snapshot_wal_max, 1 << 20, 1 << 40)?;
     within("scrub-rate", flags.scrub_rate, 0, 1 << 40)?;
     within("log-segment", flags.log_segment, 1 << 20, 1 << 30)?;
     let (capacity, batch) = (flags.write_queue_capacity, flags.write_queue_batch_size);
@@ -371,9 +386,10 @@ fn join_targets(flags: &ServeFlags) -> Result<(Vec<String>, Vec<String>), Config
             ));
         }
     }
-    if flags.bootstrap_expect > 1 && raft.len() + http.len() == 0 {
+    let nowhere = raft.len() + http.len() == 0 && !flags.discovery.is_on();
+    if flags.bootstrap_expect > 1 && nowhere {
         return Err(ConfigError::Together(
-            "-bootstrap-expect needs -join with the nodes' addresses",
+            "-bootstrap-expect needs -join with the nodes' addresses, or -disco-mode",
         ));
     }
     if flags.bootstrap_expect > 0 && !http.is_empty() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::TypedValueParser as _;
 use wallaby::http::duration;
 
+use crate::cli::discovery_flags::DiscoveryFlags;
 use crate::cli::http_flags::HttpFlags;
 use crate::cli::member_flags::MemberFlags;
 use crate::cli::node_flags::NodeFlags;
@@ -88,6 +89,9 @@ pub(crate) struct ServeFlags {
     /// Start a cluster once this many of the nodes in -join have found each other; 0: do not wait.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) bootstrap_expect: u64,
+    /// How nodes find each other without -join.
+    #[command(flatten)]
+    pub(crate) discovery: DiscoveryFlags,
     /// SQLite extensions to load: files, directories, .zip and .tar.gz archives; the same on every
     /// node.
     #[arg(long, value_name = "LIST", value_delimiter = ',',
@@ -158,6 +162,13 @@ pub(crate) struct ServeFlags {
     /// catch up from the log, beyond it they receive the whole database.
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
     pub(crate) log_tail: u64,
+    /// Bytes of the log kept beyond that for nodes that are catching up just now.
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
+    pub(crate) log_catch_up: u64,
+    /// Bytes by which SQLite's WAL may grow while the database is frozen to be sent to a node or to
+    /// a backup; then the freeze ends, and a transfer to a node goes on with a newer state.
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
+    pub(crate) snapshot_wal_max: u64,
     /// Bytes of one segment of the log; what is no longer needed goes by whole segments.
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     pub(crate) log_segment: u64,

@@ -6,6 +6,7 @@
 mod arguments;
 mod config;
 mod demo;
+mod discovery_flags;
 mod extensions;
 mod flags;
 mod hash_password;

@@ -61,20 +61,10 @@ impl RqlitedFlags {
         expects: bool,
         has_vote: bool,
     ) -> Result<(), ConfigError> {
-        let discovers = self.value("disco-mode");
-        let dns = discovers.is_some_and(|mode| ["dns", "dns-srv"].contains(&mode));
         let contradictions = [
-            (
-                discovers.is_some() && joins,
-                "disco mode cannot be used when also explicitly joining a cluster",
-            ),
             (
                 expects && !has_vote,
                 "bootstrapping only applicable to voting nodes",
-            ),
-            (
-                dns && has_vote && !expects,
-                "bootstrap-expect value required when using dns with a voting node",
             ),
             (
                 self.value("cdc-config").is_some() && !has_vote,
@@ -214,14 +204,13 @@ const UNBUILT: &str = "Not built yet, refused when asked for";
 const AUTO_BACKUP: Class = Class::Unbuilt("automatic backup");
 const AUTO_RESTORE: Class = Class::Unbuilt("automatic restore");
 const CDC: Class = Class::Unbuilt("change data capture");
-const DISCOVERY: Class = Class::Unbuilt("discovery");
 const METRICS: Class = Class::Unbuilt("pushing metrics");
 
 const PROFILES: Class =
     Class::NoEffect("there is no Go runtime to be profiled; perf and its kind need no flag");
 
 #[rustfmt::skip]
-static ROWS: [Row; 21] = [
+static ROWS: [Row; 18] = [
     row("auto-backup", "", Kind::Text, AUTO_BACKUP),
     row("auto-restore", "", Kind::Text, AUTO_RESTORE),
     row("cdc-config", "", Kind::Text, CDC),
@@ -230,9 +219,6 @@ static ROWS: [Row; 21] = [
     row("compress-snap-transport", "false", Kind::Switch, Class::NoEffect(
         "a node that lags receives only the pages that differ")),
     row("cpu-profile", "", Kind::Text, PROFILES),
-    row("disco-config", "", Kind::Text, DISCOVERY),
-    row("disco-key", "rqlite", Kind::Text, DISCOVERY),
-    row("disco-mode", "", Kind::Text, DISCOVERY),
     row("mem-profile", "", Kind::Text, PROFILES),
     row("otlp-ca-cert", "", Kind::Text, METRICS),
     row("otlp-cert", "", Kind::Text, METRICS),

@@ -1,5 +1,6 @@
 //! `wallaby serve`: one node, from start to signal.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -7,9 +8,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use wallaby::http::HttpOptions;
+use wallaby::http::{HttpOptions, Report};
 use wallaby::node::Node;
-use wallaby::ops::{PeersFileError, Upkeep, peers_file};
+use wallaby::ops::{Discovery, DiscoveryError, PeersFileError, Reporter, Upkeep, peers_file};
 
 use crate::cli::config::ServeConfig;
 use crate::cli::extensions::{self, ExtensionsError};
@@ -21,6 +22,9 @@ use crate::cli::rqlited::WithoutEffect;
 /// Why the node did not start or did not stop in order.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
+    /// The configuration of discovery is of no use.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     /// An extension cannot be loaded.
     #[error(transparent)]
     Extensions(#[from] ExtensionsError),
@@ -88,6 +92,10 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
     };
     let joined = join::raft_addresses(&config.join_http, &config.data_dir, &how)?;
     config.node.join.extend(joined);
+    let discovery = config.discovery.take().map(Discovery::new).transpose()?;
+    if let Some(discovery) = discovery.clone() {
+        config.node.discovery = Some(Arc::new(discovery));
+    }
     config.node.recovery = peers_file::read(&config.data_dir)?;
     config.node.extensions = extensions::open(&config.extensions, &config.data_dir)?;
     config.node.join_as.clone_from(&http.join_as);
@@ -100,14 +108,18 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
             what: "asynchronous runtime",
             source,
         })?;
-    let served = runtime.block_on(serve(config, http));
+    let served = runtime.block_on(serve(config, http, discovery));
     // A file operation that hangs must not keep the process from ending.
     runtime.shutdown_background();
     served
 }
 
 /// Opens the node, serves HTTP, and takes both down in the opposite order.
-async fn serve(config: ServeConfig, http: HttpParts) -> Result<(), ServeError> {
+async fn serve(
+    config: ServeConfig,
+    http: HttpParts,
+    discovery: Option<Discovery>,
+) -> Result<(), ServeError> {
     // Bound first: with the port taken there is nothing to undo.
     let listener = TcpListener::bind(&config.http_addr)
         .await
@@ -129,8 +141,15 @@ async fn serve(config: ServeConfig, http: HttpParts) -> Result<(), ServeError> {
         "starting"
     );
     let node = Node::open(config.node).await?;
+    let reporter = discovery
+        .as_ref()
+        .map(|discovery| Reporter::start(&node, discovery));
     let options = HttpOptions {
         queue: config.queue,
+        reports: discovery
+            .map(|discovery| Report::new("disco", move || discovery.status()))
+            .into_iter()
+            .collect(),
         ..http.options
     };
     let upkeep = Upkeep::start(&node, config.upkeep);
@@ -142,7 +161,7 @@ async fn serve(config: ServeConfig, http: HttpParts) -> Result<(), ServeError> {
         }
     };
     let served = wallaby::http::serve(node.clone(), listener, options, stop).await;
-    drop(upkeep);
+    drop((upkeep, reporter));
     // Also when HTTP failed: what the node has in flight is finished, not cut off. A disk that
     // hangs must not keep the process from being replaced.
     if timeout(CLOSE_TIME_MAX, node.close()).await.is_err() {

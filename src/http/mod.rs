@@ -32,6 +32,7 @@ mod readiness;
 mod redirect;
 mod refusal;
 mod removal;
+mod report;
 pub mod request;
 pub mod response;
 mod router;
@@ -46,5 +47,6 @@ pub mod users;
 mod variables;
 
 pub use queue::QueueOptions;
+pub use report::Report;
 pub use server::{HttpOptions, serve};
 pub use tls::{Tls, TlsError, TlsOptions};

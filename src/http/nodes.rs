@@ -12,6 +12,7 @@
 //!
 //! | Field of `wallaby` | Meaning |
 //! |---|---|
+//! | `catch_up` | while it receives the database: `percent`, and `bytes_per_second` of pages |
 //! | `role` | `leader`, `voter`, `replica`, `joining` (to vote, not caught up), `removed` |
 //!
 //! An object by id; with `ver=2` `{"nodes":[...]}`, sorted by id. Without `nonvoters` only voters.
@@ -118,6 +119,13 @@ fn node(out: &mut Vec<u8>, member: &MemberStatus, scheme: &str) {
 }
 
 fn additions(out: &mut Vec<u8>, member: &MemberStatus) {
+    let mut more = json!({ "role": member.role.name() });
+    if let Some(catch_up) = member.catch_up {
+        more["catch_up"] = json!({
+            "bytes_per_second": catch_up.bytes_per_second,
+            "percent": catch_up.percent,
+        });
+    }
     out.extend_from_slice(b",\"wallaby\":");
-    json::tree(out, &json!({ "role": member.role.name() }));
+    json::tree(out, &more);
 }

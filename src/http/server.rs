@@ -18,6 +18,7 @@ use super::connection::Connections;
 use super::counters::HttpCounter;
 use super::origin::Origins;
 use super::queue::{Queue, QueueOptions, QueueStatus};
+use super::report::Report;
 use super::tls::Tls;
 use super::users::Users;
 
@@ -50,6 +51,8 @@ pub struct HttpOptions {
     pub idle_time_max: Duration,
     /// How queued writes are batched.
     pub queue: QueueOptions,
+    /// Further parts of `/status`.
+    pub reports: Vec<Report>,
     /// The longest answer to statements in bytes.
     pub response_bytes_max: usize,
     /// How long calls under way may take to finish once the server is told to stop.
@@ -76,6 +79,7 @@ impl Default for HttpOptions {
             header_time_max: Duration::from_secs(5),
             idle_time_max: Duration::from_secs(120),
             queue: QueueOptions::default(),
+            reports: Vec::new(),
             response_bytes_max: 256 * 1024 * 1024,
             stop_time_max: Duration::from_secs(10),
             timeout_max: Duration::from_secs(60 * 60),

@@ -29,7 +29,7 @@ use super::{date, duration, json, queued, refusal};
 pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response<Body> {
     let status = server.node.status();
     let facts = server.node.sqlite_facts().await;
-    let whole = json!({
+    let mut whole = json!({
         "build": { "version": env!("CARGO_PKG_VERSION"), "compiler_toolchain": "rustc" },
         "cluster": {
             "addr": status.raft_addr,
@@ -48,8 +48,11 @@ pub(super) async fn answer(server: &Server, parameters: &Parameters) -> Response
         "os": operating_system(),
         "runtime": runtime(),
         "store": store(server.node.options(), &status, &facts),
-        "wallaby": wallaby(&status),
+        "wallaby": wallaby(server, &status),
     });
+    for report in &server.options.reports {
+        whole[report.key] = (report.value)();
+    }
     let selected = match parameters.text("key") {
         Some(key) => select(&whole, key),
         None => Some(&whole),
@@ -251,7 +254,7 @@ fn repair(repair: &RepairStatus) -> Value {
     value
 }
 
-fn wallaby(status: &NodeStatus) -> Value {
+fn wallaby(server: &Server, status: &NodeStatus) -> Value {
     let stages: serde_json::Map<_, _> = status
         .stages
         .iter()
@@ -261,6 +264,7 @@ fn wallaby(status: &NodeStatus) -> Value {
         "checkpoint": {
             "blocked": status.checkpoint_blocked,
             "index": status.checkpoint_index,
+            "longest_us": micros(status.checkpoint_longest),
         },
         "cluster_id": status.cluster_id,
         "data_index": status.data_index,
@@ -273,7 +277,45 @@ fn wallaby(status: &NodeStatus) -> Value {
         "removed": status.removed,
         "repair": repair(&status.repair),
         "role": status.role.name(),
+        "snapshots": snapshots(server, status),
         "stages": stages,
         "wal_bytes": status.wal_bytes,
     })
+}
+
+/// What nodes that were behind the log were sent, or this one was.
+fn snapshots(server: &Server, status: &NodeStatus) -> Value {
+    let name = |peer: u64| {
+        let mut members = status.members.iter();
+        let member = members.find(|member| member.raft_id == peer);
+        member.map_or_else(|| peer.to_string(), |member| member.name.clone())
+    };
+    let transfers: Vec<_> = status
+        .transfers
+        .iter()
+        .map(|transfer| {
+            json!({
+                "bytes": transfer.bytes,
+                "bytes_per_second": transfer.bytes_per_second,
+                "direction": if transfer.is_sending { "send" } else { "receive" },
+                "index": transfer.index,
+                "peer": name(transfer.peer),
+                "percent": transfer.percent,
+                "phase": transfer.phase,
+            })
+        })
+        .collect();
+    let mut value = json!({
+        "longest_freeze_us": micros(status.freeze_longest),
+        "transfers": transfers,
+    });
+    let counts = server.node.counters().all().into_iter();
+    for count in counts.filter(|count| count.map == "snapshots") {
+        value[count.name] = json!(count.value);
+    }
+    value
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::caller::Credentials;
 use super::footprint::Footprint;
+use super::transfers::TransferStatus;
 use crate::sqlite::{Reply, Request};
 
 /// The guarantee a read asks for.
@@ -227,6 +228,17 @@ pub struct MemberStatus {
     pub version: String,
     /// Why it did not answer.
     pub error: Option<String>,
+    /// The transfer of the database that it receives, if it said so.
+    pub catch_up: Option<CatchUp>,
+}
+
+/// How far a node is that receives the database.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CatchUp {
+    /// How far, of 100.
+    pub percent: u8,
+    /// How fast pages arrive.
+    pub bytes_per_second: u64,
 }
 
 /// What a node knows of damage to its database files.
@@ -311,6 +323,12 @@ pub struct NodeStatus {
     pub checkpoint_blocked: Option<String>,
     /// Damaged pages, and how they are looked for.
     pub repair: RepairStatus,
+    /// Transfers of the database that are going on.
+    pub transfers: Vec<TransferStatus>,
+    /// The longest time that freezing the database for a transfer has kept writes waiting.
+    pub freeze_longest: Duration,
+    /// The longest time that a checkpoint has.
+    pub checkpoint_longest: Duration,
     /// Five counters by stage name: Grouped, Executed, Appended, Committed, Applied.
     pub stages: Vec<(&'static str, u64)>,
     /// The data directory.

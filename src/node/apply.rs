@@ -19,11 +19,11 @@ use super::flight::{Discard, Flights};
 use super::frontier::Frontier;
 use super::gate::Origin;
 use super::health::Health;
+use super::image_receiver::Arrival;
 use super::owner::{Job, Owner, Recorded};
 use super::parts::StagedParts;
 use super::rebuild;
 use super::repair::Repairs;
-use super::spool::Spool;
 use crate::raft::log::Log;
 use crate::raft::{
     Applied, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id_of,
@@ -34,8 +34,8 @@ use crate::wal::{Delta, Position};
 
 /// What openraft passes around as the content of a snapshot.
 pub(crate) enum SnapshotData {
-    /// A received image, verified and synced.
-    Incoming(Box<Spool>),
+    /// A received database, verified and synced.
+    Incoming(Box<Arrival>),
     /// This node's own database; frozen only when it is sent.
     Own,
 }
@@ -191,19 +191,14 @@ impl StateMachine {
     }
 
     async fn install(&mut self, snapshot: SnapshotData) -> io::Result<()> {
-        let SnapshotData::Incoming(spool) = snapshot else {
+        let SnapshotData::Incoming(arrival) = snapshot else {
             // openraft restores transient state machines this way; ours is at this point already.
             return Ok(());
         };
         settled(self.flights.discard_any("a snapshot replaced the database")).await;
         self.parts = None;
-        let dir = self.dir.clone();
-        let spool = tokio::task::spawn_blocking(move || spool.adopt(&dir))
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)?;
         let (done, result) = oneshot::channel();
-        self.owner.submit(Job::Install { spool, done });
+        self.owner.submit(Job::Install { arrival, done });
         let result = result
             .await
             .map_err(|_| io::Error::other("the owner thread has ended"))?;

@@ -24,6 +24,7 @@ use openraft::async_runtime::WatchReceiver as _;
 
 use super::admission::{is_settled, membership};
 use super::running::Inner;
+use super::search::Found;
 use super::wire::{self, Joined, Joining, kind};
 use crate::raft::Role;
 use crate::transport::Priority;
@@ -57,7 +58,7 @@ struct Attempts {
 /// Keeps this node a member, until it fails or is removed.
 pub(crate) async fn attend(inner: Arc<Inner>) {
     let mut attempts = Attempts {
-        may_join: !inner.membership.search.join.is_empty(),
+        may_join: !inner.membership.search.is_idle(),
         was_removed: false,
         made: 0,
         leaderless: 0,
@@ -203,7 +204,7 @@ impl Inner {
         }
         let body = Bytes::from(wire::encode(&joining));
         let mut asked: Vec<String> = Vec::new();
-        let mut next = self.acquaintances();
+        let mut next = self.acquaintances(returns).await;
         let mut leaderless = false;
         while let Some(addr) = next.pop() {
             if asked.contains(&addr) || asked.len() >= ASKED_MAX {
@@ -238,16 +239,24 @@ impl Inner {
         leaderless.then_some(Joined::NotLeader(None))
     }
 
-    /// Whoever may know the leader, the best to ask last.
-    fn acquaintances(&self) -> Vec<String> {
+    /// Whoever may know the leader, the best to ask last. A member does not need others to find it.
+    async fn acquaintances(&self, returns: bool) -> Vec<String> {
         let me = self.membership.raft_id();
         let config = membership(&self.raft);
         let others = config.nodes().filter(|(id, _)| **id != me);
         let mut known: Vec<String> = others
             .map(|(id, member)| self.places.of(*id, &member.raft_addr))
             .collect();
-        let given = self.membership.search.join.iter();
-        known.extend(given.rev().cloned());
+        let search = &self.membership.search;
+        let given = if returns {
+            search.join.clone()
+        } else {
+            match search.look(false).await {
+                Found::Nodes(given) => given,
+                Found::Alone | Found::Silence => Vec::new(),
+            }
+        };
+        known.extend(given.into_iter().rev());
         known.retain(|addr| *addr != self.member().raft_addr);
         known
     }

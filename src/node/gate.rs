@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::fence::Fence;
 use super::flight::{Discard, Fate, Flights, Signal};
 use super::frontier::Frontier;
-use super::image::{Held, Leave};
+use super::image::{Freezes, Held};
 use super::proposer::{Proposer, Ticket};
 use super::stages::{Stage, Stages};
 use crate::sqlite::{self, Captured, Gate, Image, Verdict};
@@ -47,8 +47,8 @@ pub(crate) struct Desk {
     pub(crate) proposer: Arc<Proposer>,
     pub(crate) stages: Arc<Stages>,
     pub(crate) entry_bytes_max: usize,
-    /// Given with each image, and taken back from all of them.
-    pub(crate) leave: Leave,
+    /// The images that were handed out.
+    pub(crate) freezes: Arc<Freezes>,
     state: Mutex<DeskState>,
 }
 
@@ -79,7 +79,7 @@ impl Desk {
             proposer,
             stages,
             entry_bytes_max,
-            leave: Leave::default(),
+            freezes: Arc::default(),
             state,
         })
     }
@@ -228,8 +228,8 @@ impl Desk {
         let holds = std::mem::take(&mut self.lock().holds);
         for done in holds {
             // Whoever asked may have given up.
-            let _ = done.send(match image() {
-                Ok(image) => Some(Held::new(image, self.frontier.state(), self.leave.grant())),
+            let _ = done.send(match self.freezes.hold(&image, self.frontier.state()) {
+                Ok(held) => Some(held),
                 Err(error) => {
                     tracing::error!(%error, "the database cannot be frozen");
                     None

@@ -15,12 +15,11 @@ use tokio::sync::watch;
 
 use super::Raft;
 use super::admission::{leader_addr, membership};
-use super::caller::Credentials;
 use super::error::Error;
 use super::health::Health;
 use super::identity::{Identity, random_u64};
-use super::options::NodeOptions;
 use super::refounding::is_refounded;
+use super::search::{Found, Search};
 use super::wire::{self, Adopted, Adoption, Greeting, Introduction, MemberMirror, kind};
 use crate::raft::{Member, Role};
 use crate::transport::{Endpoint, Priority, TransportError};
@@ -41,40 +40,6 @@ pub(crate) struct Membership {
     heard: Mutex<BTreeMap<String, Heard>>,
     assigned: watch::Sender<Option<ClusterId>>,
     health: Arc<Health>,
-}
-
-/// How a node looks for its cluster.
-pub(crate) struct Search {
-    /// How long it looks before it gives up.
-    pub(crate) time_max: Duration,
-    /// Raft addresses to ask.
-    pub(crate) join: Vec<String>,
-    /// How many nodes start a cluster together; 0: none.
-    pub(crate) bootstrap_expect: u64,
-    /// How often it asks to become a member before it gives up; and the time in between.
-    pub(crate) attempts: u32,
-    pub(crate) interval: Duration,
-    /// On whose behalf it asks, where the others have an authority.
-    pub(crate) caller: Option<Credentials>,
-}
-
-impl Search {
-    /// What the options say about it.
-    pub(crate) fn of(options: &NodeOptions) -> Self {
-        Self {
-            time_max: options.settle_time_max,
-            join: options.join.clone(),
-            bootstrap_expect: options.bootstrap_expect,
-            attempts: options.join_attempts,
-            interval: options.join_interval,
-            caller: options.join_as.clone(),
-        }
-    }
-
-    /// Whether a node at this address waits for nobody to start a cluster.
-    pub(crate) fn is_alone(&self, raft_addr: &str) -> bool {
-        self.bootstrap_expect <= 1 && self.join.iter().all(|addr| addr == raft_addr)
-    }
 }
 
 /// What [`Membership::settle`] found.
@@ -137,6 +102,7 @@ impl Membership {
             bootstrap_expect: self.search.bootstrap_expect,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             refused,
+            catch_up: None,
         }
     }
 
@@ -193,18 +159,31 @@ impl Membership {
                 Some(cluster) => cluster,
                 None => self.draw()?,
             };
-            let alone = BTreeMap::from([(self.raft_id(), self.member.clone())]);
-            return Ok((cluster, Settled::Initialise(alone)));
+            return Ok((cluster, self.alone()));
         }
         tracing::info!(peers = ?self.search.join, "looking for a cluster");
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         loop {
-            let met = self.greet_all(endpoint).await;
+            let targets = match self.search.look(true).await {
+                Found::Nodes(targets) => targets,
+                Found::Silence => {
+                    begun = Instant::now();
+                    Vec::new()
+                }
+                Found::Alone => match self.found()? {
+                    Some(cluster) => {
+                        endpoint.assign(cluster)?;
+                        return Ok((cluster, self.alone()));
+                    }
+                    None => Vec::new(),
+                },
+            };
+            let met = self.greet_all(endpoint, &targets).await;
             if let Some(found) = self.look_around(endpoint, &met).await? {
                 return Ok(found);
             }
             if begun.elapsed() > self.search.time_max {
-                return Err(self.lonely());
+                return Err(self.lonely(&targets));
             }
             let mut assigned = self.assigned.subscribe();
             // Either somebody adopts us, or we look again.
@@ -212,8 +191,25 @@ impl Membership {
         }
     }
 
+    /// The cluster that this node starts, unless another one has taken it in meanwhile.
+    fn found(&self) -> Result<Option<ClusterId>, Error> {
+        let Identity {
+            cluster, founder, ..
+        } = lock(&self.identity).clone();
+        match cluster {
+            None => self.draw().map(Some),
+            Some(mine) => Ok(founder.then_some(mine)),
+        }
+    }
+
+    /// To start a cluster of this node alone.
+    fn alone(&self) -> Settled {
+        let alone = BTreeMap::from([(self.raft_id(), self.member.clone())]);
+        Settled::Initialise(alone)
+    }
+
     /// Why the node gives up looking for a cluster.
-    fn lonely(&self) -> Error {
+    fn lonely(&self, targets: &[String]) -> Error {
         let (who, flags) = if self.search.bootstrap_expect > 0 {
             ("too few nodes", "-bootstrap-expect-timeout")
         } else {
@@ -221,7 +217,7 @@ impl Membership {
         };
         Error::Configuration(format!(
             "{who} answered at {} within {:?} ({flags})",
-            self.search.join.join(", "),
+            targets.join(", "),
             self.search.time_max
         ))
     }
@@ -291,8 +287,8 @@ impl Membership {
             .collect()
     }
 
-    /// Greets every address given by `-join` but the own one.
-    async fn greet_all(&self, endpoint: &Endpoint) -> Met {
+    /// Greets every address but the own one.
+    async fn greet_all(&self, endpoint: &Endpoint, targets: &[String]) -> Met {
         let mine = self.raft_id();
         let greeting = Greeting {
             raft_id: mine,
@@ -302,9 +298,7 @@ impl Membership {
         };
         let body = Bytes::from(wire::encode(&greeting));
         let mut met = Met::default();
-        for addr in self
-            .search
-            .join
+        for addr in targets
             .iter()
             .filter(|addr| **addr != self.member.raft_addr)
         {
@@ -347,7 +341,7 @@ impl Membership {
     pub(crate) async fn check_targets(self: Arc<Self>, endpoint: Endpoint) {
         let mut pause = JOIN_INTERVAL;
         while let Some(mine) = self.cluster() {
-            let met = self.greet_all(&endpoint).await;
+            let met = self.greet_all(&endpoint, &self.search.join).await;
             match met.cluster() {
                 Some(theirs) if theirs != mine => {
                     if is_refounded(&self.dir, mine).unwrap_or(false) {

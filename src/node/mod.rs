@@ -12,11 +12,13 @@
 //! | `write`, `read`, `read_index`, `rounds` | what is done for clients |
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
-//! | `image`, `manifest`, `spool` | a whole database, frozen, sent and received |
+//! | `image`, `manifest`, `spool` | a whole database, frozen, and on its way in |
+//! | `image_sender`, `image_receiver`, `snapshot_frame`, `transfers` | catch-up by difference |
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
-//! | `identity`, `membership`, `attendance` | who this node is, and whether it is a member |
-//! | `admission`, `join_gate`, `places` | who may join, who has moved |
+//! | `identity`, `search`, `membership` | who this node is, and which cluster is its own |
+//! | `attendance`, `places` | whether it is a member, and where others are |
+//! | `admission`, `join_gate` | who may join |
 //! | `recovery`, `refounding`, `memory` | how it starts, and starts again with fewer |
 //! | `errand`, `handover`, `dismissal`, `reaping` | changing the cluster |
 //! | `contact` | hearing from its leader |
@@ -54,6 +56,8 @@ mod handover;
 mod health;
 mod identity;
 mod image;
+mod image_receiver;
+mod image_sender;
 mod join_gate;
 mod load;
 mod manifest;
@@ -81,19 +85,22 @@ mod routing;
 mod running;
 mod scratch;
 mod scrub;
+mod search;
+mod snapshot_frame;
 mod spool;
 mod stages;
 mod status;
 mod tally;
 mod tasks;
+mod transfers;
 mod upkeep;
 mod upload;
 mod wire;
 mod write;
 
 pub use api::{
-    AdministrationError, Freshness, Level, MemberRole, MemberStatus, NodeStatus, ReadRequest,
-    Refusal, RepairStatus, Served, WriteBrief, WriteRequest,
+    AdministrationError, CatchUp, Freshness, Level, MemberRole, MemberStatus, NodeStatus,
+    ReadRequest, Refusal, RepairStatus, Served, WriteBrief, WriteRequest,
 };
 pub use backup::{Backup, BackupForm, BackupRequest};
 pub use caller::{Authority, Credentials, Permission};
@@ -104,9 +111,11 @@ pub use image::ImageReader;
 pub use options::NodeOptions;
 pub use refounding::{Recovery, RecoveryMember};
 pub use running::Node;
+pub use search::{Discovery, Found};
 pub use stages::Stage;
 pub(crate) use tally::counted;
 pub use tally::{Count, Counted, NodeCounter, Tally};
+pub use transfers::TransferStatus;
 pub use upkeep::Checkpointed;
 pub use upload::{Content, Upload};
 

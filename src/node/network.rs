@@ -21,11 +21,10 @@ use tokio::task::JoinHandle;
 
 use super::append_frame;
 use super::apply::SnapshotData;
-use super::owner::Owner;
+use super::image_sender::ImageSender;
 use super::places::Places;
 use super::wire::{
-    self, AppendReply, SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage,
-    VoteMirror, VoteReply, kind,
+    self, AppendReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteReply, kind,
 };
 use crate::raft::{Member, Snapshot, TypeConfig, Vote};
 use crate::transport::{Endpoint, FrameReader, FrameWriter, Peer, Priority, TransportError};
@@ -34,8 +33,8 @@ use crate::transport::{Endpoint, FrameReader, FrameWriter, Peer, Priority, Trans
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) endpoint: Endpoint,
+    pub(crate) images: ImageSender,
     pub(crate) places: Arc<Places>,
-    pub(crate) owner: Arc<Owner>,
     /// No acknowledgement for so long means that the peer is stuck.
     pub(crate) stall: Duration,
 }
@@ -47,7 +46,7 @@ impl Network {
             places: Arc::clone(&self.places),
             target,
             raft_addr: node.raft_addr.clone(),
-            owner: Arc::clone(&self.owner),
+            images: self.images.clone(),
             stall: self.stall,
             lane,
         }
@@ -81,7 +80,7 @@ pub(crate) struct Link {
     target: u64,
     /// Where it was when the link was made.
     raft_addr: String,
-    owner: Arc<Owner>,
+    images: ImageSender,
     stall: Duration,
     lane: Lane,
 }
@@ -234,15 +233,22 @@ impl RaftNetworkV2<TypeConfig> for Link {
     async fn full_snapshot(
         &mut self,
         vote: Vote,
-        _snapshot: Snapshot<SnapshotData>,
+        snapshot: Snapshot<SnapshotData>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        // Raft goes on from here, even if what is sent is newer.
+        let needed = snapshot.meta.last_log_id.map_or(0, |id| id.index);
+        let peer = self.peer();
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = self.send_snapshot(vote) => sent.map_err(|error| {
-                StreamingError::Unreachable(Unreachable::from_string(error))
-            }),
+            sent = self.images.send(&peer, self.target, vote, needed) => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote.into())),
+                Err(why) => {
+                    tracing::debug!(peer = peer.addr(), why, "a snapshot is not sent");
+                    Err(StreamingError::Unreachable(Unreachable::from_string(why)))
+                }
+            },
         }
     }
 
@@ -262,57 +268,6 @@ impl RaftNetworkV2<TypeConfig> for Link {
         reply
             .map(Ok)
             .map_err(|why| RPCError::Unreachable(Unreachable::from_string(why)))
-    }
-}
-
-impl Link {
-    /// Freezes the database and streams it, at its own place in the log, which may be later than
-    /// the one that Raft asked for.
-    async fn send_snapshot(&self, vote: Vote) -> Result<SnapshotResponse<TypeConfig>, String> {
-        // First, because this is tried again and again while the peer is down, and a freeze holds
-        // up checkpoints.
-        let first = Bytes::from(wire::encode(&VoteMirror::from(vote)));
-        let opened = self
-            .peer()
-            .open_stream(kind::SNAPSHOT, Priority::Bulk, first)
-            .await;
-        let (mut writer, mut reader) = opened.map_err(|error| error.to_string())?;
-        let held = self
-            .owner
-            .hold()
-            .await
-            .ok_or("there is no database to send yet")?;
-        let held = Arc::new(held);
-        let manifest = held.manifest().ok_or("nothing is applied yet")?;
-        let pages = u64::from(manifest.page_count.0);
-        tracing::info!(pages, applied = %manifest.applied, "sending the database to a peer");
-        send_bulk(&mut writer, &manifest.encode()).await?;
-        let mut next = 1;
-        while next <= pages {
-            let source = Arc::clone(&held);
-            let run = tokio::task::spawn_blocking(move || source.run(next))
-                .await
-                .map_err(|error| error.to_string())?
-                .map_err(|error| format!("reading page {next}: {error}"))?;
-            next += held.pages_in(&run);
-            send_bulk(&mut writer, &run).await?;
-        }
-        // Nothing is frozen any longer while the peer installs.
-        drop(held);
-        writer.finish();
-        let reply = tokio::time::timeout(INSTALL_PATIENCE, reader.next()).await;
-        let reply = reply.map_err(|_| "the peer does not finish the installation")?;
-        let reply = reply.map_err(|error| error.to_string())?;
-        let reply = reply.ok_or("the peer ended the transfer without an answer")?;
-        let vote = wire::decode::<SnapshotReply>(&reply)??;
-        Ok(SnapshotResponse::new(vote.into()))
-    }
-}
-
-async fn send_bulk(writer: &mut FrameWriter, bytes: &[u8]) -> Result<(), String> {
-    match tokio::time::timeout(BULK_STALL, writer.send(bytes, &[])).await {
-        Ok(sent) => sent.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("the peer took nothing for {BULK_STALL:?}")),
     }
 }
 
@@ -429,7 +384,3 @@ const WINDOW_REQUESTS: usize = 64;
 const WINDOW_BYTES: usize = 16 << 20;
 /// 1 MiB/s; anything slower cannot keep up with a cluster anyway.
 const FLOOR_BYTES_PER_SECOND: f64 = 1_048_576.0;
-/// Injecting some GiB takes minutes on a slow disk.
-const INSTALL_PATIENCE: Duration = Duration::from_secs(600);
-/// A receiver that takes nothing for so long is stuck: its connection would have timed out.
-const BULK_STALL: Duration = Duration::from_secs(30);

@@ -24,8 +24,10 @@ use super::frontier::Frontier;
 use super::gate::{Desk, Origin};
 use super::health::Health;
 use super::identity::{Identity, random_u64};
+use super::image_receiver::ImageReceiver;
+use super::image_sender::ImageSender;
 use super::join_gate::JoinGate;
-use super::membership::{Membership, Search, Settled};
+use super::membership::{Membership, Settled};
 use super::memory;
 use super::network::Network;
 use super::options::NodeOptions;
@@ -41,6 +43,7 @@ use super::refounding::refound;
 use super::repair::Repairs;
 use super::rounds::Confirmations;
 use super::running::{Inner, Node, Shell, check};
+use super::search::Search;
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
 use super::tasks;
@@ -64,6 +67,7 @@ struct Assembly {
     endpoint: Endpoint,
     raft: Arc<OnceLock<Raft>>,
     handler_node: Arc<OnceLock<Weak<Inner>>>,
+    images: Arc<ImageReceiver>,
     admission: Arc<Admission>,
     places: Arc<Places>,
     raft_id: u64,
@@ -177,6 +181,10 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     let places = Places::new(&raft);
     let admission = Admission::new(&raft, &endpoint, raft_id, &tally);
     let doorkeeper = Arc::new(Doorkeeper::new(options.authority.clone()));
+    let images = Arc::new(ImageReceiver::new(
+        options.data_dir.clone(),
+        Arc::clone(&tally),
+    ));
     endpoint.serve(Arc::new(Shared(Arc::new(Peers {
         gate: JoinGate::new(Arc::clone(&doorkeeper)),
         membership: Arc::clone(&membership),
@@ -184,7 +192,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         places: Arc::clone(&places),
         raft: Arc::clone(&raft),
         tally: Arc::clone(&tally),
-        dir: options.data_dir.clone(),
+        images: Arc::clone(&images),
         node: Arc::clone(&handler_node),
     }))));
     let shell = Arc::new(Shell {
@@ -206,6 +214,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         endpoint,
         raft,
         handler_node,
+        images,
         admission,
         places,
         raft_id,
@@ -295,6 +304,7 @@ impl Assembly {
             counted,
             entry_bytes_max,
         );
+        let freezes = Arc::clone(&desk.freezes);
         let log = from.log.clone();
         let was_closed = from.was_closed;
         let repairs = self.repairs(&frontier, &log);
@@ -329,6 +339,8 @@ impl Assembly {
             places: Arc::clone(&self.places),
             contact: Contact::default(),
             repairs,
+            freezes,
+            images: Arc::clone(&self.images),
             handed_over_term: AtomicU64::new(0),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             loads: Arc::new(Semaphore::new(1)),
@@ -426,6 +438,8 @@ impl Assembly {
             tally: Arc::clone(&self.tally),
             checkpoint_wal_bytes: options.checkpoint_wal_bytes,
             checkpoint_entries: options.checkpoint_entries,
+            dir: options.data_dir.clone(),
+            snapshot_wal_bytes_max: options.snapshot_wal_bytes_max,
             checkpoint_interval: options.checkpoint_interval,
             outlets,
             repairs,
@@ -448,7 +462,11 @@ impl Assembly {
         let network = Network {
             endpoint: self.endpoint.clone(),
             places: Arc::clone(&self.places),
-            owner: Arc::clone(owner),
+            images: ImageSender {
+                owner: Arc::clone(owner),
+                transfers: Arc::clone(&self.images.transfers),
+                tally: Arc::clone(&self.tally),
+            },
             stall: self.options.election_max() * 2,
         };
         let config = Arc::new(raft_config(&self.options)?);

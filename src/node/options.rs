@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::caller::{Authority, Credentials};
 use super::refounding::Recovery;
+use super::search::Discovery;
 use crate::raft::log::LogOptions;
 use crate::sqlite::{Extensions, Limits};
 use crate::transport::CertificateOptions;
@@ -25,6 +26,8 @@ pub struct NodeOptions {
     pub http_adv_addr: String,
     /// Raft addresses of nodes to join or, with `bootstrap_expect`, to start a cluster with.
     pub join: Vec<String>,
+    /// Who knows of further nodes, and may let this one start a cluster alone.
+    pub discovery: Option<Arc<dyn Discovery>>,
     /// How many nodes start a new cluster together; 0: none.
     pub bootstrap_expect: u64,
     /// The nodes that are to go on as a cluster of their own, named by an operator.
@@ -81,6 +84,11 @@ pub struct NodeOptions {
     pub spool_bytes_max: u64,
     /// Bytes of purged-able log that are kept for followers that lag.
     pub log_tail_bytes: u64,
+    /// Bytes of log beyond that tail that are kept for nodes that are catching up just now.
+    pub log_catch_up_bytes: u64,
+    /// Bytes by which SQLite's WAL may grow while the database is frozen for a transfer or a backup;
+    /// then the freeze is given up.
+    pub snapshot_wal_bytes_max: u64,
     /// Bytes of a segment of the log; the log is purged by whole segments.
     pub log_segment_bytes: u64,
     /// The SQLite extensions that all connections of clients load.
@@ -109,6 +117,7 @@ impl NodeOptions {
             raft_adv_addr: None,
             http_adv_addr,
             join: Vec::new(),
+            discovery: None,
             bootstrap_expect: 0,
             recovery: None,
             foreign_keys: false,
@@ -136,6 +145,8 @@ impl NodeOptions {
             transaction_bytes_max: TRANSACTION_BYTES_MAX,
             spool_bytes_max: SPOOL_BYTES_MAX,
             log_tail_bytes: LOG_TAIL_BYTES,
+            log_catch_up_bytes: LOG_CATCH_UP_BYTES,
+            snapshot_wal_bytes_max: SNAPSHOT_WAL_BYTES_MAX,
             log_segment_bytes: LogOptions::default().segment_bytes,
             extensions: Extensions::default(),
             authority: None,
@@ -200,6 +211,12 @@ pub(super) const TRANSACTION_BYTES_MAX: u64 = 4 << 30;
 
 /// 64 MiB of page images in memory.
 pub(super) const SPOOL_BYTES_MAX: u64 = 64 << 20;
+
+/// 1 GiB: what a busy cluster writes in the minute in which a node installs what it received.
+const LOG_CATCH_UP_BYTES: u64 = 1 << 30;
+
+/// 1 GiB.
+const SNAPSHOT_WAL_BYTES_MAX: u64 = 1 << 30;
 
 /// 256 MiB: four segments.
 pub(super) const LOG_TAIL_BYTES: u64 = 256 << 20;

@@ -22,12 +22,12 @@ use super::fence::Fence;
 use super::gate::{Desk, Landed, QuorumGate};
 use super::health::Health;
 use super::image::Held;
+use super::image_receiver::Arrival;
 use super::outlets::{Extent, Outlets};
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::proposer::Ticket;
 use super::repair::Repairs;
 use super::scratch::Scratch;
-use super::spool::Spool;
 use super::tally::{NodeCounter, Tally};
 use super::upkeep::Checkpointed;
 use super::upload::Upload;
@@ -88,9 +88,9 @@ pub(crate) enum Job {
         position: Position,
         done: oneshot::Sender<Result<(), Error>>,
     },
-    /// Replace the whole database by a received image.
+    /// Make the database the one that was received.
     Install {
-        spool: Spool,
+        arrival: Box<Arrival>,
         done: oneshot::Sender<Result<(), Error>>,
     },
 }
@@ -116,9 +116,13 @@ pub(crate) struct OwnerContext {
     pub(crate) log: Log,
     pub(crate) health: Arc<Health>,
     pub(crate) tally: Arc<Tally<NodeCounter>>,
+    /// The data directory.
+    pub(crate) dir: PathBuf,
     pub(crate) checkpoint_wal_bytes: u64,
     /// Entries since the last record that start a checkpoint; 0: none do.
     pub(crate) checkpoint_entries: u64,
+    /// Bytes by which the WAL may grow while an image is frozen.
+    pub(crate) snapshot_wal_bytes_max: u64,
     /// How often they are counted.
     pub(crate) checkpoint_interval: Duration,
     pub(crate) outlets: Outlets,
@@ -290,12 +294,16 @@ impl OwnerThread {
                 let _ = done.send(result);
                 self.checkpoint_when_due();
             }
-            Job::Hold => match &self.state {
-                State::Open(open) => self.context.desk.serve_holds(|| open.database.image()),
-                State::Closed(_) => self.context.desk.refuse_holds(),
-            },
-            Job::Install { spool, done } => {
-                let _ = done.send(self.install(&spool));
+            Job::Hold => {
+                // What has waited for the last image to go should not wait for this one as well.
+                self.checkpoint_when_due();
+                match &self.state {
+                    State::Open(open) => self.context.desk.serve_holds(|| open.database.image()),
+                    State::Closed(_) => self.context.desk.refuse_holds(),
+                }
+            }
+            Job::Install { arrival, done } => {
+                let _ = done.send(self.install(*arrival));
             }
             Job::Close { .. } => unreachable!("the loop handles the end itself"),
         }
@@ -412,18 +420,28 @@ impl OwnerThread {
         self.open(lock, &hashes, &[])
     }
 
-    fn install(&mut self, spool: &Spool) -> Result<(), Error> {
+    /// First durably under its final name, then in the database.
+    fn install(&mut self, arrival: Arrival) -> Result<(), Error> {
+        let dir = self.context.dir.clone();
+        let now = match &self.state {
+            State::Open(open) => Some(open.database.image()?),
+            State::Closed(_) => None,
+        };
+        let spool = arrival.adopt(&dir, now.as_ref())?;
+        drop(now);
         let manifest = spool.manifest().clone();
         let mut pages = spool.pages();
         if let State::Open(open) = &mut self.state {
             let hash_before = open.database.hash();
-            let change = Change {
-                page_count: manifest.page_count,
-                hash_before,
-                hash_after: manifest.hash,
-                pages: &mut pages,
-            };
-            open.database.inject(change).map_err(not_injected)?;
+            if !spool.is_empty() || hash_before != manifest.hash {
+                let change = Change {
+                    page_count: manifest.page_count,
+                    hash_before,
+                    hash_after: manifest.hash,
+                    pages: &mut pages,
+                };
+                open.database.inject(change).map_err(not_injected)?;
+            }
             open.installed = Some(spool.path().to_owned());
         } else {
             let mut redo = Redo::replace(self.take_lock()?, manifest.page_size)?;
@@ -471,6 +489,8 @@ impl OwnerThread {
     }
 
     fn close(&mut self) {
+        // Transfers end with the process.
+        self.context.desk.freezes.revoke();
         self.try_checkpoint(RECORD_WAIT);
         if let State::Open(open) = std::mem::replace(&mut self.state, State::Closed(None)) {
             let Open {

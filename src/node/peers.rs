@@ -1,6 +1,5 @@
 //! What this node does with the requests and streams of its peers.
 
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,16 +13,17 @@ use super::append_frame;
 use super::apply::SnapshotData;
 use super::caller::Permission;
 use super::errand::{self, Report};
+use super::image_receiver::{Arrival, ImageReceiver};
 use super::join_gate::JoinGate;
 use super::load::Loading;
-use super::manifest::Manifest;
 use super::membership::Membership;
 use super::places::Places;
 use super::read_index::{Asked, Asking};
 use super::repair::Wanted;
 use super::running::Inner;
-use super::spool::{Spool, SpoolWriter};
+use super::snapshot_frame::Reply;
 use super::tally::{NodeCounter, Tally};
+use super::transfers::Transfer;
 use super::wire::{
     self, Adopted, Adoption, AppendReply, Call, Forward, Forwarded, Greeting, Introduction, Joined,
     Joining, SnapshotReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteMirror,
@@ -43,7 +43,7 @@ pub(crate) struct Peers {
     pub(crate) places: Arc<Places>,
     pub(crate) raft: Arc<OnceLock<Raft>>,
     pub(crate) tally: Arc<Tally<NodeCounter>>,
-    pub(crate) dir: PathBuf,
+    pub(crate) images: Arc<ImageReceiver>,
     /// Filled when the node is complete; weak, because the node owns the endpoint that owns us.
     pub(crate) node: Arc<OnceLock<Weak<Inner>>>,
 }
@@ -76,8 +76,8 @@ impl Handler for Shared {
                 (kind::APPEND, Some(_), Some(raft)) => {
                     append(raft, &peers.node, frames, replies).await
                 }
-                (kind::SNAPSHOT, Some(_), Some(raft)) => {
-                    receive_snapshot(raft, peers.dir.clone(), &first, frames, replies).await
+                (kind::SNAPSHOT, Some(_), Some(_)) => {
+                    receive_snapshot(&peers, &peer, &first, frames, replies).await
                 }
                 (kind::LOAD, Some(_), Some(_)) => {
                     let node = peers.node.get().and_then(Weak::upgrade);
@@ -167,7 +167,10 @@ impl Peers {
         } else {
             None
         };
-        self.membership.introduce(greeting, refused)
+        Introduction {
+            catch_up: self.images.transfers.catch_up(),
+            ..self.membership.introduce(greeting, refused)
+        }
     }
 
     /// Only the leader takes nodes in, and only the leader's users count.
@@ -385,38 +388,44 @@ async fn append(
     Ok(())
 }
 
-/// Receives a whole database, installs it through Raft, and answers.
+/// Receives a database as far as it differs, installs it through Raft, and answers.
 async fn receive_snapshot(
-    raft: &Raft,
-    dir: PathBuf,
+    peers: &Peers,
+    peer: &PeerIdentity,
     first: &Bytes,
-    frames: FrameReader,
+    mut frames: FrameReader,
     mut replies: FrameWriter,
 ) -> Result<(), String> {
     let vote: VoteMirror = wire::decode(first)?;
-    let reply: SnapshotReply = match spool_snapshot(dir, frames).await {
-        Ok(spool) => install(raft, vote.into(), spool).await,
-        Err(what) => Err(what),
-    };
-    if let Err(what) = &reply {
-        tracing::warn!(what, "a received database is not installed");
+    let transfer = peers.images.transfers.begin(peer.node, false);
+    let reply = receive_image(peers, vote.into(), &transfer, &mut frames, &mut replies).await;
+    match &reply {
+        Ok(_) => tracing::info!(
+            bytes = transfer.bytes(),
+            "the received database is installed"
+        ),
+        Err(what) => tracing::warn!(what, "the database is not received to its end"),
     }
-    let sent = replies.send(&wire::encode(&reply), &[]).await;
+    let verdict = Reply::Verdict(reply).encode();
+    let sent = replies.send(&verdict, &[]).await;
     sent.map_err(|error| error.to_string())?;
     replies.finish();
     Ok(())
 }
 
-async fn spool_snapshot(dir: PathBuf, mut frames: FrameReader) -> Result<Spool, String> {
-    let manifest = frames.next().await.map_err(|error| error.to_string())?;
-    let manifest = Manifest::decode(&manifest.ok_or("a snapshot without a manifest")?)?;
-    let pages = manifest.page_count.0;
-    tracing::info!(pages, applied = %manifest.applied, "receiving the database from the leader");
-    let mut writer = blocking(move || SpoolWriter::create(&dir, manifest)).await?;
-    while let Some(run) = frames.next().await.map_err(|error| error.to_string())? {
-        writer = blocking(move || writer.push(&run).map(|()| writer)).await?;
-    }
-    blocking(move || writer.finish()).await
+async fn receive_image(
+    peers: &Peers,
+    vote: Vote,
+    transfer: &Transfer,
+    frames: &mut FrameReader,
+    replies: &mut FrameWriter,
+) -> SnapshotReply {
+    let raft = peers.raft.get().ok_or("Raft does not run here")?;
+    let node = peers.node.get().and_then(Weak::upgrade);
+    let owner = Arc::clone(&node.ok_or("the node is not complete yet")?.owner);
+    let images = &peers.images;
+    let arrival = images.receive(&owner, transfer, frames, replies).await?;
+    install(raft, vote, arrival).await
 }
 
 /// Receives data for the database on behalf of the node that a client sent it to.
@@ -437,8 +446,8 @@ async fn receive_load(
     Ok(())
 }
 
-async fn install(raft: &Raft, vote: Vote, spool: Spool) -> SnapshotReply {
-    let manifest = spool.manifest();
+async fn install(raft: &Raft, vote: Vote, arrival: Arrival) -> SnapshotReply {
+    let manifest = &arrival.manifest;
     // A leader that was deposed meanwhile may have applied entries of its successor; openraft takes
     // a snapshot beyond the leader's own term for a broken promise.
     let (applied, leader) = (manifest.applied, vote.leader_id);
@@ -451,20 +460,10 @@ async fn install(raft: &Raft, vote: Vote, spool: Spool) -> SnapshotReply {
     };
     let snapshot = Snapshot {
         meta,
-        snapshot: SnapshotData::Incoming(Box::new(spool)),
+        snapshot: SnapshotData::Incoming(Box::new(arrival)),
     };
     let response = raft.install_full_snapshot(vote, snapshot).await;
     response
         .map(|response| response.vote.into())
         .map_err(|fatal| fatal.to_string())
-}
-
-/// Runs file work off the async workers.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, super::Error> + Send + 'static,
-) -> Result<T, String> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| error.to_string())?
-        .map_err(|error| error.to_string())
 }

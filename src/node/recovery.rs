@@ -68,11 +68,19 @@ pub(crate) fn recover(
     let lock = StartLock::acquire(dir, options.open_wait)?;
     let was_closed = record.as_ref().is_none_or(|record| record.is_closed);
     let suspect = match &record {
-        Some(record) if pending.is_none() => record.is_suspect(&lock)?,
-        _ => false,
+        // Pages that were not received count as good only if they are.
+        Some(_) if pending.is_some() => true,
+        Some(record) => {
+            let is_suspect = record.is_suspect(&lock)?;
+            if is_suspect {
+                tracing::warn!("the database file was changed while the node was down");
+            }
+            is_suspect
+        }
+        None => false,
     };
     let (mut redo, start) = match (pending, record) {
-        (Some(spool), _) => install(lock, &spool)?,
+        (Some(spool), record) => install(lock, &spool, record.as_ref())?,
         (None, Some(record)) => {
             let membership =
                 decode_membership(&record.membership).map_err(|error| Error::Corrupt {
@@ -142,14 +150,15 @@ pub(crate) async fn reconcile(mut log: Log, applied: Option<Position>) -> Result
     dropped.map_err(Error::io("purge the log"))
 }
 
-/// Somebody has touched or replaced the main file while the node was down. A copy with the same
-/// pages is as good; pages that differ are not served until they are mended.
+/// Somebody has touched or replaced the main file while the node was down, or pages of it belong to
+/// an image that was received in part. A copy with the same pages is as good; pages that differ are
+/// not served until they are mended.
 fn verify(redo: &Redo) -> Result<Vec<PageNumber>, Error> {
-    tracing::warn!("the database file was changed while the node was down; reading all of it");
+    tracing::info!("reading all of the database file, to compare its pages with their hashes");
     let damaged = redo.verify()?;
     if !damaged.is_empty() {
         let pages = damaged.len();
-        tracing::error!(pages, "pages were changed while the node was down");
+        tracing::error!(pages, "pages are not what was written there");
     }
     Ok(damaged)
 }
@@ -185,15 +194,24 @@ fn unborn(lock: StartLock, log: Log) -> Result<Recovered, Error> {
     })
 }
 
-/// Finishes an installation that a crash interrupted: the image replaces the main file.
-fn install(lock: StartLock, spool: &Spool) -> Result<(Redo, State), Error> {
+/// Finishes an installation that a crash interrupted: its pages go over the main file as it was at
+/// the record, or are all there is.
+fn install(
+    lock: StartLock,
+    spool: &Spool,
+    record: Option<&Record>,
+) -> Result<(Redo, State), Error> {
     let manifest = spool.manifest();
     tracing::info!(applied = %manifest.applied, "finishing the installation of a received image");
-    let mut redo = Redo::replace(lock, manifest.page_size)?;
+    let record = record.filter(|record| record.page_size == manifest.page_size);
+    let mut redo = match record {
+        Some(record) => Redo::begin(lock, record)?,
+        None => Redo::replace(lock, manifest.page_size)?,
+    };
     let mut pages = spool.pages();
     redo.apply(Change {
         page_count: manifest.page_count,
-        hash_before: DatabaseHash::default(),
+        hash_before: record.map_or(DatabaseHash::default(), |record| record.hash),
         hash_after: manifest.hash,
         pages: &mut pages,
     })?;

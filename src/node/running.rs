@@ -19,6 +19,8 @@ use super::flight::Flights;
 use super::footprint::Footprints;
 use super::frontier::Frontier;
 use super::health::Health;
+use super::image::Freezes;
+use super::image_receiver::ImageReceiver;
 use super::membership::Membership;
 use super::options::NodeOptions;
 use super::outlets::Watches;
@@ -89,6 +91,10 @@ pub(crate) struct Inner {
     pub(crate) handed_over_term: AtomicU64,
     /// What mends damaged pages.
     pub(crate) repairs: Arc<Repairs>,
+    /// How long freezing and checkpoints have taken.
+    pub(crate) freezes: Arc<Freezes>,
+    /// Where databases arrive, and how far transfers are.
+    pub(crate) images: Arc<ImageReceiver>,
     /// Places for backups on their way to clients.
     pub(crate) backups: Arc<Semaphore>,
     /// The place for a load.
@@ -490,7 +496,7 @@ pub(crate) fn check(options: &NodeOptions) -> Result<(), Error> {
     if options.bootstrap_expect > 0 && options.replica {
         return refuse("bootstrapping only applicable to voting nodes".to_owned());
     }
-    if options.bootstrap_expect > 1 && options.join.is_empty() {
+    if options.bootstrap_expect > 1 && options.join.is_empty() && options.discovery.is_none() {
         return refuse("-bootstrap-expect needs the addresses of the nodes in -join".to_owned());
     }
     Ok(())

@@ -193,6 +193,9 @@ impl Inner {
         status.checkpoint_blocked = self.watches.blocked.borrow().clone();
         status.stages = self.stages.all();
         status.repair = self.repairs.status(&self.options);
+        status.transfers = self.images.transfers.all();
+        status.freeze_longest = self.freezes.longest();
+        status.checkpoint_longest = self.freezes.longest_checkpoint();
         drop(metrics);
         status.leader = self.leader();
         status.members = self.known_members();
@@ -274,6 +277,7 @@ impl Inner {
         let begun = Instant::now();
         if member.raft_id == self.membership.raft_id() {
             member.reachable = true;
+            member.catch_up = self.images.transfers.catch_up();
             member.version = env!("CARGO_PKG_VERSION").to_owned();
             member.elapsed = begun.elapsed();
             return member;
@@ -293,6 +297,7 @@ impl Inner {
         match reply.and_then(|reply| wire::decode::<Introduction>(&reply)) {
             Ok(introduction) => {
                 member.reachable = true;
+                member.catch_up = introduction.catch_up;
                 member.version = introduction.version;
                 member.elapsed = begun.elapsed();
             }

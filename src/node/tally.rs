@@ -138,6 +138,18 @@ counted! {
         JoinsReceived = ("cluster", "num_join_req"),
         /// Questions of other nodes who this one is.
         GreetingsReceived = ("cluster", "num_get_node_api_req"),
+        /// Pages sent to nodes that were behind the log.
+        PagesSent = ("snapshots", "pages_sent"),
+        /// Pages that such nodes had already.
+        PagesSkipped = ("snapshots", "pages_skipped"),
+        /// Pages received from the leader.
+        PagesReceived = ("snapshots", "pages_received"),
+        /// What the pages sent took on the way, compressed.
+        SnapshotBytesSent = ("snapshots", "bytes_sent"),
+        /// What the pages received took on the way, compressed.
+        SnapshotBytesReceived = ("snapshots", "bytes_received"),
+        /// Transfers, sent or received, that went on where an earlier one was cut off.
+        TransfersResumed = ("snapshots", "transfers_resumed"),
         /// Writes handed to the leader.
         RemoteExecutions = ("proxy", "remote_executions"),
         /// Of those, the ones that did not come back with results.

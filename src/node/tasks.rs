@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::ProgressResponder;
 
@@ -29,6 +30,7 @@ pub(crate) fn start(inner: &Arc<Inner>, origin: Origin, was_closed: bool) {
     tokio::spawn(scrub::run(Arc::clone(inner), was_closed));
     tokio::spawn(create_database(Arc::clone(inner), origin));
     tokio::spawn(purge(Arc::clone(inner)));
+    tokio::spawn(forget_transfers(Arc::clone(inner)));
     tokio::spawn(watch_log(Arc::clone(inner)));
     tokio::spawn(watch_raft(Arc::clone(inner)));
     tokio::spawn(notices::leaders(Arc::clone(inner)));
@@ -128,7 +130,7 @@ async fn purge(inner: Arc<Inner>) {
             .map(|recorded| recorded.applied.index);
         if let Some(upto) = upto {
             let keep = inner.log.index_of_tail(inner.options.log_tail_bytes);
-            let upto = upto.min(keep.saturating_sub(1));
+            let upto = upto.min(keep.saturating_sub(1)).min(needed(&inner));
             let purged = inner.log.purged().map_or(0, |purged| purged.index);
             // Few entries are not worth the trouble, unless they are large.
             let options = &inner.options;
@@ -146,6 +148,47 @@ async fn purge(inner: Arc<Inner>) {
         if recorded.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// The index up to which nobody needs the log who is catching up just now: receivers of the database,
+/// and followers that are there but behind. A log that grows too large is purged all the same.
+fn needed(inner: &Inner) -> u64 {
+    let options = &inner.options;
+    if inner.log.bytes()
+        > options
+            .log_tail_bytes
+            .saturating_add(options.log_catch_up_bytes)
+    {
+        return u64::MAX;
+    }
+    let receivers = inner.images.transfers.needed();
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let (matched, heard) = (metrics.replication.as_ref(), metrics.heartbeat.as_ref());
+    let followers = matched.zip(heard).and_then(|(matched, heard)| {
+        let is_there = |id: &u64| {
+            let acked = heard.get(id).copied().flatten();
+            acked.is_some_and(|acked| acked.elapsed() < options.heartbeat() * 2 + SILENCE_MAX)
+        };
+        let behind = matched.iter().filter(|(id, _)| is_there(id));
+        // One that has nothing yet receives the database.
+        behind
+            .filter_map(|(_, matched)| matched.map(|id| id.index))
+            .min()
+    });
+    receivers
+        .into_iter()
+        .chain(followers)
+        .min()
+        .unwrap_or(u64::MAX)
+}
+
+/// Pages of a transfer that was cut off and that nobody continues take room.
+async fn forget_transfers(inner: Arc<Inner>) {
+    loop {
+        tokio::time::sleep(FORGET_EVERY).await;
+        inner.images.forget().await;
     }
 }
 
@@ -194,5 +237,8 @@ async fn leave_when_failed(inner: Arc<Inner>) {
 
 /// A node that is down costs its peers some packets this often.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(500);
+/// A follower that is busy acknowledges a heartbeat late, one that is away never.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
+const FORGET_EVERY: Duration = Duration::from_secs(60);
 const PURGE_ENTRIES_MIN: u64 = 64;
 const SNAPSHOT_SETTLES: Duration = Duration::from_millis(100);

@@ -10,7 +10,7 @@
 //! | 3 | request, control | [`TransferMessage`] | [`TransferReply`] |
 //! | 4 | request, control | a heartbeat: append frame without entries | [`AppendReply`] |
 //! | 5 | stream, data | append frames | one [`AppendReply`] for each, in order |
-//! | 6 | stream, bulk | [`VoteMirror`], then manifest, then runs of pages | one [`SnapshotReply`] |
+//! | 6 | stream, bulk | [`VoteMirror`], then a snapshot's frames: [`super::snapshot_frame`] | same |
 //! | 7 | request, data | [`Forward`] | [`Forwarded`] |
 //! | 8 | request, control | [`Greeting`] | [`Introduction`] |
 //! | 9 | request, control | [`Joining`] | [`Joined`] |
@@ -26,7 +26,7 @@ use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::api::{Level, Refusal, Served};
+use super::api::{CatchUp, Level, Refusal, Served};
 use super::caller::{Credentials, Permission};
 use crate::raft::{LeaderId, LogId, Member, Role, Vote};
 use crate::sqlite::Request;
@@ -228,6 +228,8 @@ pub(crate) struct Introduction {
     pub(crate) version: String,
     /// Why the peer will not start a cluster with the asker.
     pub(crate) refused: Option<String>,
+    /// How far it is with a database that it receives.
+    pub(crate) catch_up: Option<CatchUp>,
 }
 
 /// "Make me a member", or "this is where I am now".

@@ -15,6 +15,8 @@ pub enum Formation {
     Expect,
     /// The first node starts alone; the others `-join` it.
     Join,
+    /// All nodes start at once, and find each other by what their flags say.
+    Found,
 }
 
 /// Nodes, their directory and a client.
@@ -23,6 +25,7 @@ pub struct ProcessCluster {
     /// Something other than `wallaby` that takes the same arguments.
     binary: Option<PathBuf>,
     surroundings: Option<PathBuf>,
+    environment: Vec<(String, String)>,
     client: Client,
     /// `None` once given away to be kept.
     dir: Option<tempfile::TempDir>,
@@ -79,7 +82,7 @@ impl ProcessCluster {
                 Formation::Join if index > 0 => {
                     arguments.extend(["-join", &raft[0]].map(str::to_owned));
                 }
-                Formation::Join => {}
+                Formation::Join | Formation::Found => {}
             }
             arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
             arguments.push(data_dir.display().to_string());
@@ -99,6 +102,7 @@ impl ProcessCluster {
             nodes,
             binary: None,
             surroundings: None,
+            environment: Vec::new(),
             client: Client::new(Duration::from_secs(10)),
             dir: Some(dir),
         }
@@ -134,6 +138,11 @@ impl ProcessCluster {
         self.surroundings = Some(dir.to_owned());
     }
 
+    /// Sets a variable for the nodes from their next start on.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts a node, for the first time or again: same ports, same directory.
     pub fn start_node(&mut self, node: usize) {
         let node = &mut self.nodes[node];
@@ -144,6 +153,7 @@ impl ProcessCluster {
             &node.arguments,
             &node.log_file,
             self.surroundings.as_deref(),
+            &self.environment,
         ));
         node.paused = false;
     }

@@ -22,11 +22,11 @@ impl Process {
     /// When it cannot be started.
     #[must_use]
     pub fn start(binary: &Path, arguments: &[String], log_file: &Path) -> Self {
-        Self::start_in(binary, arguments, log_file, None)
+        Self::start_in(binary, arguments, log_file, None, &[])
     }
 
     /// As [`Self::start`], with these surroundings: a directory whose `cwd`, `home` and `tmp` become
-    /// the node's working directory, `HOME` and `TMPDIR`.
+    /// the node's working directory, `HOME` and `TMPDIR`; and with these variables.
     ///
     /// # Panics
     ///
@@ -37,6 +37,7 @@ impl Process {
         arguments: &[String],
         log_file: &Path,
         surroundings: Option<&Path>,
+        environment: &[(String, String)],
     ) -> Self {
         let log = OpenOptions::new().create(true).append(true).open(log_file);
         let log = log.unwrap_or_else(|error| panic!("{}: {error}", log_file.display()));
@@ -49,6 +50,7 @@ impl Process {
                 .env_remove("SQLITE_TMPDIR");
         }
         let child = command
+            .envs(environment.iter().cloned())
             .arg("serve")
             .args(["-die-with-parent", &std::process::id().to_string()])
             .args(arguments)

@@ -252,6 +252,18 @@ const CONTRADICTIONS: &[(&[&str], &str)] = &[
         "bootstrap-expect value required when using dns with a voting node",
     ),
     (
+        &["-disco-mode", "dns-srv"],
+        "bootstrap-expect value required when using dns-srv with a voting node",
+    ),
+    (
+        &["-disco-mode", "consul-kv", "-bootstrap-expect", "3"],
+        "bootstrapping not applicable when using consul-kv",
+    ),
+    (
+        &["-disco-mode", "zeroconf"],
+        "-disco-mode: `zeroconf` is none of consul-kv, dns, dns-srv, etcd-kv",
+    ),
+    (
         &["-raft-non-voter", "-cdc-config", "stdout"],
         "CDC cannot be enabled on non-voting nodes",
     ),

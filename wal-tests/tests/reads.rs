@@ -27,7 +27,19 @@ struct Counter {
 const READ: &str = "SELECT n FROM counter";
 
 fn counted_cluster(nodes: usize) -> ProcessCluster {
-    let cluster = ProcessCluster::start(nodes, &Formation::Expect, &[]);
+    counted(ProcessCluster::start(nodes, &Formation::Expect, &[]))
+}
+
+/// Three voters and a node without a vote, the last one.
+fn counted_cluster_with_replica() -> ProcessCluster {
+    let mut cluster = ProcessCluster::prepare(4, &Formation::Join, &[]);
+    let flag = "-raft-non-voter".to_owned();
+    cluster.arguments(3).insert(0, flag);
+    cluster.start_all(&Formation::Join);
+    counted(cluster)
+}
+
+fn counted(cluster: ProcessCluster) -> ProcessCluster {
     let create = json!([
         "CREATE TABLE counter(n INTEGER)",
         "INSERT INTO counter VALUES(0)"
@@ -93,10 +105,10 @@ const REQUEST: &str = "/db/request?level=linearizable";
 #[test]
 fn a_thousand_linearizable_reads_on_followers_see_every_write_made_elsewhere() {
     let mut random = Random::new(seed("reads"));
-    let mut cluster = counted_cluster(3);
+    let mut cluster = counted_cluster_with_replica();
     let leader = cluster.wait_leader();
     let counter = Arc::new(Counter::default());
-    let followers = [(leader + 1) % 3, (leader + 2) % 3];
+    let followers = [(leader + 1) % 3, (leader + 2) % 3, 3];
     // Each follower is written to by nobody who reads from it.
     let writers = [leader, followers[0]].map(|node| cluster.address(node).to_owned());
     let writer = counter.raise(writers.to_vec(), random.fork());

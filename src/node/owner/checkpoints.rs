@@ -19,6 +19,8 @@ pub(super) struct Pace {
     counted: Option<Instant>,
     pub(super) tried: Option<Instant>,
     pub(super) incomplete: bool,
+    /// Bytes of the WAL when no image was frozen.
+    unfrozen_wal_bytes: u64,
     pub(super) applied: Option<Position>,
 }
 
@@ -29,14 +31,18 @@ impl OwnerThread {
             return;
         };
         let wal_bytes = open.wal_bytes();
+        if !open.database.is_frozen() {
+            self.checkpoint.unfrozen_wal_bytes = wal_bytes;
+        }
         if wal_bytes < threshold {
             if self.has_many_entries() {
                 self.try_checkpoint(SHORT_WAIT);
             }
             return;
         }
-        if wal_bytes > IMAGE_WAL_BYTES_MAX.max(threshold) {
-            self.context.desk.leave.revoke();
+        let grown = wal_bytes.saturating_sub(self.checkpoint.unfrozen_wal_bytes);
+        if grown > self.context.snapshot_wal_bytes_max {
+            self.context.desk.freezes.revoke();
         }
         let patient = wal_bytes > threshold.saturating_mul(4);
         let (wait, pause) = if patient {
@@ -107,7 +113,10 @@ impl OwnerThread {
         if self.context.health.failure().is_some() {
             return false;
         }
-        match self.checkpoint(wait) {
+        let begun = Instant::now();
+        let ended = self.checkpoint(wait);
+        self.context.desk.freezes.checkpointed(begun.elapsed());
+        match ended {
             Ok(complete) => complete,
             Err(error) => {
                 self.context
@@ -185,8 +194,6 @@ impl OwnerThread {
     }
 }
 
-/// With a WAL of this size, frozen images are given up; their transfers begin again.
-const IMAGE_WAL_BYTES_MAX: u64 = 4 << 30;
 /// A leader's other writes wait while a checkpoint waits for a reader, so not for long.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
 /// Above four times the threshold the WAL's growth is the greater evil.

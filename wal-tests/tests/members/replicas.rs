@@ -42,6 +42,8 @@ fn a_replica_holds_a_copy_and_never_votes() {
     for (node, level, is_local) in [
         (2, "none", true),
         (2, "auto", true),
+        (2, "linearizable", true),
+        (follower, "linearizable", true),
         (2, "weak", false),
         (2, "strong", false),
         (follower, "auto", false),

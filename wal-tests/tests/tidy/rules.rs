@@ -33,7 +33,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 /// A crate and the only layers that may name it.
-const OWNERS: [(&str, &[&str]); 19] = [
+const OWNERS: [(&str, &[&str]); 20] = [
     // In `cli` the tests of the demo ask a plain SQLite.
     ("rusqlite", &["sqlite", "cli"]),
     ("libsqlite3_sys", &["sqlite"]),
@@ -51,7 +51,8 @@ const OWNERS: [(&str, &[&str]); 19] = [
     ("bincode", &["node", "transport"]),
     ("axum", &["http"]),
     ("serde_json", &["http", "ops", "cli"]),
-    ("ureq", &["cli"]),
+    ("ureq", &["ops", "cli"]),
+    ("hickory_resolver", &["ops"]),
     ("indicatif", &["cli"]),
     ("clap", &["cli", "main"]),
     (
