@@ -177,6 +177,8 @@ fn carry_out(options: &mut NodeOptions, mut orders: Orders) -> Result<(), Error>
         orders.save(&dir)?;
     }
     tracing::warn!(peers = ?orders.peers, "this node is being rebuilt from its peers");
+    // However long it takes until a leader is there: nobody else can help.
+    options.join_attempts = u32::MAX;
     options.join.extend(orders.peers);
     options.join.sort_unstable();
     options.join.dedup();
