@@ -6,7 +6,8 @@
 //! | `Busy` | 503 | why, plain text |
 //! | `Failed` | 500 | why, plain text |
 //! | `LeaderNotFound` | 503 | `leader not found`, plain text, as rqlite |
-//! | `Damaged`, `NotCommitted`, `NotReady`, `Overloaded`, `OutOfService` | 503 | results and error |
+//! | `Damaged`, `NotCommitted`, `NotReady` | 503 | results and error |
+//! | `Overloaded`, `OutOfService` | 503 | results and error |
 //! | `TooLarge`, `Unfit` | 413, 400 | why, plain text |
 //! | `TimedOut` | 504 | results and error |
 //! | `Unknown` | 409 | results and error |

@@ -254,8 +254,8 @@ impl Admission {
         })
     }
 
-    /// Whenever this node leads and finds a change of the members that nobody is working on, finishes
-    /// it: a joint configuration, or a member that has lost its vote to be removed.
+    /// Whenever this node leads and finds a change of the members that nobody is working on,
+    /// finishes it: a joint configuration, or a member that has lost its vote to be removed.
     pub(crate) async fn finish_changes(self: Arc<Self>) {
         let Some(raft) = self.raft.get() else { return };
         let mut metrics = raft.metrics();

@@ -9,7 +9,7 @@
 //!     +-------------------------------------------------> asks whether it still is a member
 //!                                                             |  no
 //!                                                             v
-//!                                            dismissed; right after a start with -join: joins again
+//!                                          dismissed; right after a start with -join: joins again
 //! ```
 //!
 //! Nobody tells a node that it was removed: others stop talking to it. So whoever hears nothing, or

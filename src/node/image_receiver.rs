@@ -303,8 +303,8 @@ impl Reception {
 
 impl Arrival {
     /// Adds the pages that a start-up after a crash could not find in the main file, and makes the
-    /// whole part of the durable state. `now` is the database as it is; nothing changes it any more.
-    /// Blocks.
+    /// whole part of the durable state. `now` is the database as it is; nothing changes it any
+    /// more. Blocks.
     pub(crate) fn adopt(self, dir: &Path, now: Option<&Image>) -> Result<Spool, Error> {
         let Self {
             manifest,

@@ -16,7 +16,7 @@
 //! | `image_sender`, `image_receiver`, `snapshot_frame`, `transfers` | catch-up by difference |
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
 //! | `network`, `peers`, `append_frame`, `wire` | what travels between nodes |
-//! | `identity`, `search`, `membership` | who this node is, and which cluster is its own |
+//! | `identity`, `listen`, `search`, `membership` | who this node is, and which cluster it is in |
 //! | `attendance`, `places` | whether it is a member, and where others are |
 //! | `admission`, `join_gate` | who may join |
 //! | `recovery`, `refounding`, `memory` | how it starts, and starts again with fewer |
@@ -60,6 +60,7 @@ mod image;
 mod image_receiver;
 mod image_sender;
 mod join_gate;
+mod listen;
 mod load;
 mod manifest;
 mod membership;

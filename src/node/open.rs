@@ -1,7 +1,6 @@
 //! Opening and closing a node.
 
 use std::fs;
-use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -27,6 +26,7 @@ use super::identity::{Identity, random_u64};
 use super::image_receiver::ImageReceiver;
 use super::image_sender::ImageSender;
 use super::join_gate::JoinGate;
+use super::listen::listen;
 use super::membership::{Membership, Settled};
 use super::memory;
 use super::network::Network;
@@ -56,7 +56,7 @@ use crate::sqlite::{
     DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version,
     keep_temporary_files_in, limit_heap,
 };
-use crate::transport::{ClusterKey, Endpoint, EndpointOptions, Security};
+use crate::transport::Endpoint;
 use crate::wal::ClusterId;
 
 /// What the parts of a node that start at different times share.
@@ -157,7 +157,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         Identity::load_or_create(&options.data_dir, name, options.advertised_raft_addr())?;
     let identity = refound(&options, identity).await?;
     let member = own_member(&options, &identity);
-    let endpoint = bind(&options, &identity)?;
+    let endpoint = listen(&options, &identity)?;
     let (raft, health) = (Arc::new(OnceLock::new()), Arc::new(Health::default()));
     let tally = Arc::<Tally<NodeCounter>>::default();
     let assigned = identity.cluster;
@@ -300,17 +300,7 @@ impl Assembly {
             node: self.raft_id,
             epoch: random_u64()?,
         };
-        let (entry_bytes_max, in_the_air) = (self.options.entry_bytes_max, Arc::clone(&flights));
-        let (front, proposing) = (Arc::clone(&frontier), Arc::clone(&proposer));
-        let counted = Arc::clone(&stages);
-        let desk = Desk::new(
-            origin,
-            in_the_air,
-            front,
-            proposing,
-            counted,
-            entry_bytes_max,
-        );
+        let desk = self.desk(origin, &flights, &frontier, &proposer, &stages);
         let freezes = Arc::clone(&desk.freezes);
         let log = from.log.clone();
         let was_closed = from.was_closed;
@@ -360,6 +350,24 @@ impl Assembly {
         tokio::spawn(Arc::clone(&self.admission).finish_changes());
         tasks::start(&inner, origin, was_closed);
         Ok(inner)
+    }
+
+    fn desk(
+        &self,
+        origin: Origin,
+        flights: &Arc<Flights>,
+        frontier: &Arc<Frontier>,
+        proposer: &Arc<Proposer>,
+        stages: &Arc<Stages>,
+    ) -> Arc<Desk> {
+        Desk::new(
+            origin,
+            Arc::clone(flights),
+            Arc::clone(frontier),
+            Arc::clone(proposer),
+            Arc::clone(stages),
+            self.options.entry_bytes_max,
+        )
     }
 
     fn machine(
@@ -550,49 +558,6 @@ fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
         .map_err(|error| Error::Configuration(error.to_string()))
 }
 
-fn bind(options: &NodeOptions, identity: &Identity) -> Result<Endpoint, Error> {
-    let security = match (&options.cluster_key, &options.node_certificates) {
-        (Some(file), _) => Security::Key(ClusterKey::read(file)?),
-        (None, Some(certificates)) => Security::Certificates(certificates.clone()),
-        (None, None) if options.insecure_cluster => Security::Insecure,
-        (None, None) => Security::Loopback,
-    };
-    let bind = resolve(&options.raft_addr)?;
-    if let Security::Certificates(certificates) = &security
-        && !certificates.verify_client
-        && !bind.ip().is_loopback()
-    {
-        tracing::warn!(
-            raft_addr = options.raft_addr,
-            "without -node-verify-client anyone who can reach this address can act as a node of \
-             the cluster, and read and change the database"
-        );
-    }
-    Ok(Endpoint::bind(&EndpointOptions {
-        bind,
-        security,
-        node: identity.raft_id,
-        cluster: identity.cluster,
-        keep_alive: options.heartbeat(),
-        idle_timeout: options.election_max().max(IDLE_MIN),
-        connect_timeout: options.election_min(),
-    })?)
-}
-
-fn resolve(addr: &str) -> Result<SocketAddr, Error> {
-    let wrong = |why: String| {
-        Error::Configuration(format!(
-            "-raft-addr {addr:?} is not an address to listen on: {why}"
-        ))
-    };
-    let mut addrs = addr
-        .to_socket_addrs()
-        .map_err(|error| wrong(error.to_string()))?;
-    addrs
-        .next()
-        .ok_or_else(|| wrong("it has no address".to_owned()))
-}
-
 /// Only the operator's account reads what the database contains.
 fn create_dir(options: &NodeOptions) -> Result<(), Error> {
     let dir = &options.data_dir;
@@ -617,7 +582,5 @@ const FLIGHT_PATIENCE: Duration = Duration::from_secs(2);
 const TASKS_END: Duration = Duration::from_secs(2);
 /// Beyond this, clients are told to come back.
 const READS_WAITING_MAX: usize = 16 << 10;
-/// A busy machine may not run us for this long; dropping the connection would cost more.
-const IDLE_MIN: Duration = Duration::from_millis(800);
 /// Short first, because most interruptions are restarts on the same machine.
 const RECONNECT_BACKOFF: &str = "50ms 100ms ...1s";

@@ -86,8 +86,8 @@ pub struct NodeOptions {
     pub log_tail_bytes: u64,
     /// Bytes of log beyond that tail that are kept for nodes that are catching up just now.
     pub log_catch_up_bytes: u64,
-    /// Bytes by which SQLite's WAL may grow while the database is frozen for a transfer or a backup;
-    /// then the freeze is given up.
+    /// Bytes by which SQLite's WAL may grow while the database is frozen for a transfer or a
+    /// backup; then the freeze is given up.
     pub snapshot_wal_bytes_max: u64,
     /// Bytes of a segment of the log; the log is purged by whole segments.
     pub log_segment_bytes: u64,

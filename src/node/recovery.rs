@@ -41,6 +41,17 @@ pub(crate) struct Recovered {
     pub(crate) was_closed: bool,
 }
 
+fn open_log(options: &NodeOptions, identity: LogIdentity) -> Result<Log, Error> {
+    let dir = options.data_dir.join("log");
+    fs::create_dir_all(&dir).map_err(Error::io(format!("create {}", dir.display())))?;
+    let files = RealFiles::open(&dir).map_err(Error::io(format!("open {}", dir.display())))?;
+    let sizes = LogOptions {
+        segment_bytes: options.log_segment_bytes,
+        ..LogOptions::default()
+    };
+    Ok(Log::open(Arc::new(files), identity, sizes)?)
+}
+
 /// Brings log and database together. Blocks.
 pub(crate) fn recover(
     options: &NodeOptions,
@@ -48,16 +59,7 @@ pub(crate) fn recover(
     node: u64,
 ) -> Result<Recovered, Error> {
     let dir = &options.data_dir;
-    let log_dir = dir.join("log");
-    fs::create_dir_all(&log_dir).map_err(Error::io(format!("create {}", log_dir.display())))?;
-    let files =
-        RealFiles::open(&log_dir).map_err(Error::io(format!("open {}", log_dir.display())))?;
-    let identity = LogIdentity { cluster, node };
-    let sizes = LogOptions {
-        segment_bytes: options.log_segment_bytes,
-        ..LogOptions::default()
-    };
-    let log = Log::open(Arc::new(files), identity, sizes)?;
+    let log = open_log(options, LogIdentity { cluster, node })?;
     let record = Record::load(dir)?;
     let pending = Spool::pending(dir)?;
     let pending = pending.filter(|spool| {

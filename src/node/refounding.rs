@@ -2,10 +2,10 @@
 //! alike, when the majority is lost for ever or when all addresses have changed at once.
 //!
 //! The named nodes become **another cluster with the same history**: a new cluster id, computed
-//! from the old one and from what was named, and the same entries at the same log ids. Why not the same
-//! cluster with another membership: then a node that was not told would still take part by the old
-//! rules, could be voted for by those that were told, and would put its own entries where they have
-//! put others. A node of another cluster is refused in the handshake, as is one that was told
+//! from the old one and from what was named, and the same entries at the same log ids. Why not the
+//! same cluster with another membership: then a node that was not told would still take part by the
+//! old rules, could be voted for by those that were told, and would put its own entries where they
+//! have put others. A node of another cluster is refused in the handshake, as is one that was told
 //! something else (its cluster id comes out differently). A forgotten node that comes back is thus
 //! asked to join with an empty directory, whatever it has.
 //!
@@ -21,14 +21,15 @@
 //!
 //! **The longest log wins**, for certain and not by luck: a majority of the named nodes need not
 //! have what a majority of the old members acknowledged (of five, two of the three that are left
-//! may lack it). So the new membership is a joint one with each voter as a set of its own, besides the
-//! set of all of them: the first leader needs the vote of *every* named voter, and nobody votes for
-//! a shorter log than its own. That leader then finishes the joint configuration as it does with
-//! any that it finds (`admission`), and majorities decide from there on. Until every named voter
-//! has been started, nothing is served; whoever cannot be started must not be named.
+//! may lack it). So the new membership is a joint one with each voter as a set of its own, besides
+//! the set of all of them: the first leader needs the vote of *every* named voter, and nobody votes
+//! for a shorter log than its own. That leader then finishes the joint configuration as it does
+//! with any that it finds (`admission`), and majorities decide from there on. Until every named
+//! voter has been started, nothing is served; whoever cannot be started must not be named.
 //!
 //! Raft ids are never reused or invented: a name must be known, in what this node has of the log,
-//! as that of one node. A node that has to be named although it is unknown here can join afterwards.
+//! as that of one node. A node that has to be named although it is unknown here can join
+//! afterwards.
 //!
 //! Doing it again is harmless. What is named already is left alone, and naming other nodes before
 //! the first leader was elected starts from the cluster before, so that it does not matter which

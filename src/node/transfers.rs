@@ -158,12 +158,10 @@ impl Transfer {
         let (at, before) = running.rated;
         let passed = now.duration_since(at);
         if passed >= RATE_OVER {
-            let rate = (running.shown.bytes - before) as f64 / passed.as_secs_f64();
-            running.shown.bytes_per_second = rate as u64;
+            running.shown.bytes_per_second = rate(running.shown.bytes - before, passed);
             running.rated = (now, running.shown.bytes);
         } else if now.duration_since(running.begun) < RATE_OVER {
-            let passed = passed.as_secs_f64().max(0.001);
-            running.shown.bytes_per_second = (running.shown.bytes as f64 / passed) as u64;
+            running.shown.bytes_per_second = rate(running.shown.bytes, passed);
         }
         if now.duration_since(running.logged) >= LOG_EVERY {
             running.logged = now;
@@ -207,6 +205,12 @@ const RATE_OVER: Duration = Duration::from_secs(1);
 const LOG_EVERY: Duration = Duration::from_secs(10);
 /// A receiver that has the database asks for the entries behind it at once.
 const NEEDED_FOR: Duration = Duration::from_secs(60);
+
+/// Bytes per second.
+fn rate(bytes: u64, over: Duration) -> u64 {
+    let millis = u64::try_from(over.as_millis()).unwrap_or(u64::MAX).max(1);
+    bytes.saturating_mul(1000) / millis
+}
 
 #[cfg(test)]
 mod tests {

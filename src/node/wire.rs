@@ -10,7 +10,7 @@
 //! | 3 | request, control | [`TransferMessage`] | [`TransferReply`] |
 //! | 4 | request, control | a heartbeat: append frame without entries | [`AppendReply`] |
 //! | 5 | stream, data | append frames | one [`AppendReply`] for each, in order |
-//! | 6 | stream, bulk | [`VoteMirror`], then a snapshot's frames: [`super::snapshot_frame`] | same |
+//! | 6 | stream, bulk | [`VoteMirror`], then as in [`super::snapshot_frame`] | the same |
 //! | 7 | request, data | [`Forward`] | [`Forwarded`] |
 //! | 8 | request, control | [`Greeting`] | [`Introduction`] |
 //! | 9 | request, control | [`Joining`] | [`Joined`] |

@@ -104,7 +104,8 @@ impl Image {
         self.hash
     }
 
-    /// The hash of one page, as recorded; `None` beyond the page count, zero for the lock-byte page.
+    /// The hash of one page, as recorded; `None` beyond the page count, zero for the lock-byte
+    /// page.
     #[must_use]
     pub fn page_hash(&self, page: PageNumber) -> Option<PageHash> {
         self.hashes.get(page.number() as usize - 1)

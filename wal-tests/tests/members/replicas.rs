@@ -30,8 +30,14 @@ fn a_replica_holds_a_copy_and_never_votes() {
     let of_replica = nodes.as_array().unwrap().iter().find(of_replica).unwrap();
     assert_eq!(of_replica["suffrage"], "Nonvoter");
 
+    answers_what_it_may(&mut cluster);
+    stands_aside(&mut cluster);
+}
+
+/// Whatever a replica is asked, and who answers it.
+fn answers_what_it_may(cluster: &mut ProcessCluster) {
     // It passes on what it may not do itself, and answers the rest from its own copy.
-    write(&cluster, cluster.address(2), "CREATE TABLE t(v)");
+    write(cluster, cluster.address(2), "CREATE TABLE t(v)");
     write(
         &cluster,
         cluster.address(2),
@@ -48,7 +54,7 @@ fn a_replica_holds_a_copy_and_never_votes() {
         (2, "strong", false),
         (follower, "auto", false),
     ] {
-        let answer = query(&cluster, node, level);
+        let answer = query(cluster, node, level);
         assert_eq!(answer.status, 200, "{level}: {}", answer.body);
         let served_by = answer.header("x-rqlite-served-by");
         assert_eq!(
@@ -57,7 +63,10 @@ fn a_replica_holds_a_copy_and_never_votes() {
             "{level}"
         );
     }
+}
 
+/// A replica in the elections of others.
+fn stands_aside(cluster: &mut ProcessCluster) {
     // It cannot lead, and is not taken for a voter by whoever leads next.
     let leader = cluster.wait_leader();
     let hand_over = |to: &str| {
@@ -73,7 +82,7 @@ fn a_replica_holds_a_copy_and_never_votes() {
     assert_eq!(refused.status, 500, "{}", refused.body);
     assert_eq!(hand_over(&crate::name(1 - leader)).status, 200);
     cluster.wait_leader_other_than(leader);
-    wait_roles(&mut cluster, &[0, 1, 2], &ALL);
+    wait_roles(cluster, &[0, 1, 2], &ALL);
 
     // It makes no majority.
     cluster.kill(1 - leader);
@@ -95,7 +104,7 @@ fn a_replica_holds_a_copy_and_never_votes() {
         "[\"INSERT INTO t VALUES(2)\"]",
     );
     assert_eq!(refused.status, 503, "{}", refused.body);
-    assert_eq!(query(&cluster, 2, "auto").status, 200);
+    assert_eq!(query(cluster, 2, "auto").status, 200);
     cluster.start_node(1 - leader);
     cluster.wait_all_ready();
     cluster.assert_healthy_logs();
