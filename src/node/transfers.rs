@@ -204,7 +204,7 @@ impl Drop for Transfer {
 const RATE_OVER: Duration = Duration::from_secs(1);
 const LOG_EVERY: Duration = Duration::from_secs(10);
 /// A receiver that has the database asks for the entries behind it at once.
-const NEEDED_FOR: Duration = Duration::from_secs(60);
+const NEEDED_FOR: Duration = Duration::from_secs(5);
 
 /// Bytes per second.
 fn rate(bytes: u64, over: Duration) -> u64 {

@@ -297,7 +297,7 @@ fn damage_inside_the_log_keeps_the_node_from_starting_until_it_is_repaired() {
             "damage at {offset} of {used}: {log}"
         );
         assert!(
-            log.contains(name) && log.contains("peer"),
+            log.contains(name) && log.contains("restore a backup"),
             "damage at {offset}: {log}"
         );
         file.write_all_at(&bytes, offset).unwrap();

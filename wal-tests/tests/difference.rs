@@ -28,6 +28,8 @@ const PAGE_BYTES: u64 = 4096;
 /// One row fills a page, and noise does not shrink.
 const ROW_BYTES: u64 = 3900;
 const BATCH_ROWS: u64 = 2000;
+/// A sender waits for a confirmation when so much is on its way, or an eighth of all if that is more.
+const UNCONFIRMED_BYTES: u64 = 512 << 10;
 
 struct Stage {
     cluster: ProcessCluster,
@@ -251,7 +253,9 @@ fn what_was_received_before_a_cut_is_not_sent_again() {
     let changed = stage.changed_since(&before) * PAGE_BYTES;
     let sent = stage.sent("bytes_sent");
     println!("{changed} bytes changed, {sent} sent");
-    assert!(sent * 10 <= changed * 12, "{sent} of {changed}");
+    // What was on its way at a cut is lost, and of a small database that is a large share.
+    let allowed = changed * 12 / 10 + 2 * UNCONFIRMED_BYTES;
+    assert!(sent <= allowed, "{sent} of {changed}");
     assert!(stage.sent("transfers_resumed") >= 2);
     assert!(!dir.join("incoming-pages").exists());
     stage.cluster.assert_healthy_logs();
