@@ -1,9 +1,11 @@
 //! The leader removes members that have been silent for too long, if it is told to.
 //!
-//! The clock of a member starts when it was last heard by this leader, or when this leader became
-//! one, whichever is later: a leader knows nothing of what others have heard. The last majority is
+//! The clock of a member starts when it was last heard by this leader, or when it became a member
+//! under this leader, whichever is later: a leader knows nothing of what others have heard, and
+//! who joins is not heard at once. The last majority is
 //! never removed, because a removal needs the answers of a majority of those that would remain.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,19 +24,20 @@ pub(crate) async fn reap(inner: Arc<Inner>) {
     let shortest = limits.into_iter().filter(|limit| !limit.is_zero()).min();
     let Some(shortest) = shortest else { return };
     let interval = (shortest / 4).clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX);
-    let mut leads_since: Option<(u64, Instant)> = None;
+    let mut led: Option<(u64, Known)> = None;
     loop {
         tokio::time::sleep(interval).await;
         let Some(term) = inner.leading().map(|leader| leader.term) else {
-            leads_since = None;
+            led = None;
             continue;
         };
-        let since = match leads_since {
-            Some((known, since)) if known == term => since,
-            _ => Instant::now(),
+        let mut known = match led.take() {
+            Some((before, known)) if before == term => known,
+            _ => Known::new(),
         };
-        leads_since = Some((term, since));
-        for id in inner.silent_for_too_long(since) {
+        let silent = inner.silent_for_too_long(&mut known);
+        led = Some((term, known));
+        for id in silent {
             if !inner.reap_one(id).await {
                 // What is in the way will not be gone at once, and one line about it is enough.
                 tokio::time::sleep(RETRY).await;
@@ -44,19 +47,27 @@ pub(crate) async fn reap(inner: Arc<Inner>) {
     }
 }
 
+/// Since when the members are members under this leader.
+type Known = BTreeMap<u64, Instant>;
+
 impl Inner {
-    /// The members whose time is up; `since`: when this node began to lead.
-    fn silent_for_too_long(&self, since: Instant) -> Vec<u64> {
+    /// The members whose time is up.
+    fn silent_for_too_long(&self, known: &mut Known) -> Vec<u64> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let Some(heard) = &metrics.heartbeat else {
             return Vec::new();
         };
         let config = metrics.membership_config.membership();
+        known.retain(|id, _| config.get_node(id).is_some());
+        for (id, _) in config.nodes() {
+            known.entry(*id).or_insert_with(Instant::now);
+        }
         let is_silent = |id: &u64, limit: Duration| {
             let heard = heard.get(id).copied().flatten();
             let silence = heard.map_or(Duration::MAX, |heard| heard.elapsed());
-            !limit.is_zero() && silence.min(since.elapsed()) > limit
+            let known = known.get(id).map_or(Duration::ZERO, Instant::elapsed);
+            !limit.is_zero() && silence.min(known) > limit
         };
         let silent = config.nodes().filter(|(id, member)| {
             let limit = match member.role {

@@ -150,14 +150,9 @@ pub fn binary() -> &'static Path {
         let release = profile.file_name().is_some_and(|name| name == "release");
         let mut build = Command::new(env!("CARGO"));
         build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        build.args([
-            "build",
-            "--quiet",
-            "--package",
-            "wallaby",
-            "--bin",
-            "wallaby",
-        ]);
+        // Of all that is built by default, because a package by itself is built with fewer features
+        // of what they share, and all of that would be compiled once more.
+        build.args(["build", "--quiet", "--bin", "wallaby"]);
         build.args(release.then_some("--release"));
         // What cargo tells a test about its package would be taken for news by build scripts
         // (ring's watches these), and half of the dependencies would be compiled again, each

@@ -252,7 +252,7 @@ fn a_main_file_that_was_changed_while_the_node_was_down_is_read_and_mended() {
 }
 
 /// What the log says when the whole main file is verified.
-const READ_ALL: &str = "changed while the node was down; reading all of it";
+const READ_ALL: &str = "the database file was changed while the node was down";
 
 /// A small file system on a directory, unmounted when the test ends, however it ends.
 struct SmallDisk(PathBuf);
