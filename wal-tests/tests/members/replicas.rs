@@ -39,7 +39,7 @@ fn answers_what_it_may(cluster: &mut ProcessCluster) {
     // It passes on what it may not do itself, and answers the rest from its own copy.
     write(cluster, cluster.address(2), "CREATE TABLE t(v)");
     write(
-        &cluster,
+        cluster,
         cluster.address(2),
         "INSERT INTO t VALUES(random())",
     );
