@@ -52,6 +52,9 @@
 //! * A delta takes effect only on the database state that it was executed on: the fence.
 //! * A refused commit is never guessed: committed, certainly not, or unknown, and unknown is said.
 //! * The log is the only truth; the database is a view of it that can be made again.
+//! * Every page that is read is compared with the hash of what was written. One that differs is
+//!   never served, and is replaced by a copy with that hash.
+//! * A node that may have lost what it has acknowledged never votes under its Raft id again.
 //! * One owner of SQLite's WAL write and checkpoint locks for the life of the process.
 //! * Nothing read from a peer, a client or a disk panics, or allocates before its length is
 //!   checked.
@@ -81,9 +84,11 @@
 //! Each is described in one place, a table in the file that implements it: deltas ([`wal::delta`]),
 //! SQLite's WAL and WAL-index ([`mod@wal::format`], [`wal::index`]), the log ([`raft::log`]), the
 //! codecs ([`raft::codec`]), and the private ones: checkpoint record and page hashes
-//! (`sqlite/record`, `sqlite/page_hashes`), snapshot manifest and spool (`node/manifest`,
-//! `node/spool`), identity (`node/identity`), append frames and control messages
-//! (`node/append_frame`, `node/wire`), frames and hello (`transport/frame`, `transport/hello`).
+//! (`sqlite/record`, `sqlite/page_hashes`), snapshot manifest, spool and stream (`node/manifest`,
+//! `node/spool`, `node/snapshot_frame`), identity (`node/identity`), what is left to do after
+//! damage or for another cluster (`node/rebuild`, `node/refounding/switch`), append frames and
+//! control messages (`node/append_frame`, `node/wire`), frames and hello (`transport/frame`,
+//! `transport/hello`).
 //!
 //! Start reading at `node/write.rs`, `node/gate.rs` and `node/apply.rs`.
 
