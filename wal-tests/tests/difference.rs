@@ -54,7 +54,9 @@ impl Stage {
         let stage = |sql: &str| client.execute_sql(cluster.address(leader), sql);
         let table = "(id INTEGER PRIMARY KEY, payload BLOB)";
         let _ = stage(&format!("CREATE TABLE filler{table}")).expect_success();
-        let _ = stage(&format!("CREATE TABLE traffic{table}")).expect_success();
+        for other in ["traffic", "again"] {
+            let _ = stage(&format!("CREATE TABLE {other}{table}")).expect_success();
+        }
         for first in (1..=rows).step_by(usize::try_from(BATCH_ROWS).unwrap()) {
             let last = (first + BATCH_ROWS - 1).min(rows);
             let sql = format!(
@@ -108,7 +110,7 @@ impl Stage {
         while self.status(leader)["purged_index"].as_u64().unwrap() <= index {
             assert!(Instant::now() < deadline, "the log is not purged");
             for _ in 0..20 {
-                self.execute("UPDATE filler SET payload = randomblob(3900) WHERE id = 1");
+                self.execute("INSERT OR REPLACE INTO again VALUES(1, randomblob(3900))");
             }
         }
     }
