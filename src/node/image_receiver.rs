@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
@@ -69,9 +70,9 @@ impl ImageReceiver {
         }
     }
 
-    /// Removes what a transfer left that nobody has continued for long: the node has caught up in
+    /// Removes what a transfer left that nobody has continued for so long: the node has caught up in
     /// another way.
-    pub(crate) async fn forget(&self) {
+    pub(crate) async fn forget(&self, kept_for: Duration) {
         let place = Arc::clone(&self.place).try_lock_owned();
         let path = self.dir.join(INCOMING);
         let remove = move || {
@@ -80,7 +81,7 @@ impl ImageReceiver {
             };
             let modified = std::fs::metadata(&path).and_then(|found| found.modified());
             let age = modified.ok().and_then(|modified| modified.elapsed().ok());
-            if age.is_some_and(|age| age > KEPT_FOR) {
+            if age.is_some_and(|age| age > kept_for) {
                 std::fs::remove_file(&path).map_err(|error| error.to_string())?;
             }
             Ok(())
@@ -146,7 +147,7 @@ impl ImageReceiver {
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
         let (received, applied) = (reception.received, reception.manifest.applied);
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let arrival = blocking(move || reception.verify()).await?;
         let took = begun.elapsed();
         let bytes = transfer.bytes();
@@ -369,4 +370,4 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// A transfer that was cut off is tried again within seconds.
-const KEPT_FOR: std::time::Duration = std::time::Duration::from_secs(600);
+pub(crate) const KEPT_FOR: Duration = Duration::from_secs(600);

@@ -405,10 +405,12 @@ async fn receive_snapshot(
     let transfer = peers.images.transfers.begin(peer.node, false);
     let reply = receive_image(peers, vote.into(), &transfer, &mut frames, &mut replies).await;
     match &reply {
-        Ok(_) => tracing::info!(
-            bytes = transfer.bytes(),
-            "the received database is installed"
-        ),
+        Ok(_) => {
+            let bytes = transfer.bytes();
+            tracing::info!(bytes, "the received database is installed");
+            // It is left if Raft had all of it already.
+            peers.images.forget(Duration::ZERO).await;
+        }
         Err(what) => tracing::warn!(what, "the database is not received to its end"),
     }
     let verdict = Reply::Verdict(reply).encode();

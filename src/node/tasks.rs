@@ -9,6 +9,7 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::ProgressResponder;
 
 use super::gate::Origin;
+use super::image_receiver::KEPT_FOR;
 use super::notices;
 use super::progress;
 use super::reaping::reap;
@@ -193,7 +194,7 @@ fn needed(inner: &Inner) -> u64 {
 async fn forget_transfers(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(FORGET_EVERY).await;
-        inner.images.forget().await;
+        inner.images.forget(KEPT_FOR).await;
     }
 }
 
