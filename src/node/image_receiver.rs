@@ -70,8 +70,8 @@ impl ImageReceiver {
         }
     }
 
-    /// Removes what a transfer left that nobody has continued for so long: the node has caught up in
-    /// another way.
+    /// Removes what a transfer left that nobody has continued for so long: the node has caught up
+    /// in another way.
     pub(crate) async fn forget(&self, kept_for: Duration) {
         let place = Arc::clone(&self.place).try_lock_owned();
         let path = self.dir.join(INCOMING);

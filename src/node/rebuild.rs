@@ -135,8 +135,17 @@ pub(crate) fn order(dir: &Path, why: &str) -> Result<(), Error> {
     save(dir, ORDERS, format!("wanted {why}\n"))
 }
 
-/// The node is a member again.
+/// The node is a member again. What it has ordered for its next start stays.
 fn finish(dir: &Path) {
+    let is_wanted = |lines: &String| lines.starts_with("wanted ");
+    if load(dir, ORDERS)
+        .ok()
+        .flatten()
+        .as_ref()
+        .is_some_and(is_wanted)
+    {
+        return;
+    }
     match fs::remove_file(dir.join(ORDERS)) {
         Ok(()) => tracing::info!("this node is rebuilt, and in its old place"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
