@@ -8,6 +8,7 @@ pub mod blunt;
 pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod counter;
 pub mod faulty_cluster;
 pub mod faulty_vfs;
 pub mod files;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use wal_tests::checker;
 use wal_tests::client::{Client, Outcome};
 use wal_tests::cluster::{Formation, ProcessCluster};
+use wal_tests::counter::Counter;
 use wal_tests::seed::{Random, seed};
 use wal_tests::workload::{self, Fate, Workload};
 
@@ -174,34 +175,6 @@ fn groups_without_a_delta_are_never_answered_from_the_state_of_a_deposed_leader(
     cluster.assert_healthy_logs();
 }
 
-/// What the readers and the writer of a counter share.
-#[derive(Default)]
-struct Counter {
-    /// The highest value whose write was acknowledged.
-    acknowledged: AtomicI64,
-    /// Answers that the readers have checked.
-    checked: AtomicUsize,
-    stop: AtomicBool,
-}
-
-/// Raises the counter by one with each request, through any node. A write of unknown outcome may
-/// still arrive after the next one, so no write ever lowers the counter.
-fn count(counter: &Counter, addresses: &[String], mut random: Random) {
-    let client = Client::new(Duration::from_secs(2));
-    let mut next = 1;
-    while !counter.stop.load(Ordering::Relaxed) {
-        let raise = json!([["UPDATE counter SET n = max(n, ?)", next]]);
-        let address = &addresses[random.below(addresses.len())];
-        match client.execute(address, &raise) {
-            Outcome::Answered(answer) if answer.error().is_none() => {
-                counter.acknowledged.store(next, Ordering::SeqCst);
-            }
-            _ => std::thread::sleep(Duration::from_millis(20)),
-        }
-        next += 1;
-    }
-}
-
 /// Reads the counter through any node, and checks that each answer has everything that was
 /// acknowledged before the question was asked.
 fn watch(
@@ -231,20 +204,10 @@ fn watch(
 fn reads_contain_every_write_acknowledged_before_them_while_leaders_come_and_go() {
     let mut random = Random::new(seed("leadership"));
     let mut cluster = ProcessCluster::start(3, &Formation::Expect, &[]);
-    let create = json!([
-        "CREATE TABLE counter(n INTEGER)",
-        "INSERT INTO counter VALUES(0)"
-    ]);
-    let _ = cluster
-        .client()
-        .execute(cluster.address(0), &create)
-        .expect_success();
+    Counter::create(&cluster);
     let counter = Arc::new(Counter::default());
     let addresses = cluster.addresses();
-    let writer = {
-        let (counter, addresses, random) = (counter.clone(), addresses.clone(), random.fork());
-        std::thread::spawn(move || count(&counter, &addresses, random))
-    };
+    let writer = counter.raise(addresses.clone(), random.fork());
     let reader = |level: &'static str| {
         let (counter, addresses, random) = (counter.clone(), addresses.clone(), random.fork());
         std::thread::spawn(move || watch(&counter, level, &addresses, random))

@@ -10,19 +10,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wal_tests::client::{Client, Outcome};
 use wal_tests::cluster::{Formation, ProcessCluster};
+use wal_tests::counter::Counter;
 use wal_tests::linked::{LinkedCluster, PATIENCE};
 use wal_tests::links::Rule;
 use wal_tests::seed::{Random, seed};
 use wallaby::node::{Answer, Level, ReadRequest, Refusal, Served, Shape, Value as Cell};
-
-/// A counter in the database that a thread raises, and what readers make of it.
-#[derive(Default)]
-struct Counter {
-    /// The highest value whose write was acknowledged.
-    acknowledged: AtomicI64,
-    checked: AtomicUsize,
-    stop: AtomicBool,
-}
 
 const READ: &str = "SELECT n FROM counter";
 
@@ -40,61 +32,30 @@ fn counted_cluster_with_replica() -> ProcessCluster {
 }
 
 fn counted(cluster: ProcessCluster) -> ProcessCluster {
-    let create = json!([
-        "CREATE TABLE counter(n INTEGER)",
-        "INSERT INTO counter VALUES(0)"
-    ]);
-    let _ = cluster
-        .client()
-        .execute(cluster.address(0), &create)
-        .expect_success();
+    Counter::create(&cluster);
     cluster
 }
 
-impl Counter {
-    /// Raises the counter through these nodes. A write of unknown outcome may still arrive after
-    /// the next one, so no write ever lowers it.
-    fn raise(self: &Arc<Self>, addresses: Vec<String>, mut random: Random) -> JoinHandle<()> {
-        let counter = Arc::clone(self);
-        std::thread::spawn(move || {
-            let client = Client::new(Duration::from_secs(2));
-            let mut next = 1;
-            while !counter.stop.load(Ordering::Relaxed) {
-                let raise = json!([["UPDATE counter SET n = max(n, ?)", next]]);
-                let address = &addresses[random.below(addresses.len())];
-                match client.execute(address, &raise) {
-                    Outcome::Answered(answer) if answer.error().is_none() => {
-                        counter.acknowledged.store(next, Ordering::SeqCst);
-                    }
-                    _ => std::thread::sleep(Duration::from_millis(20)),
-                }
-                next += 1;
+/// Reads through one node until it is enough, and checks that each answer has everything that
+/// was acknowledged before the question was asked.
+fn watch(counter: &Arc<Counter>, address: &str, endpoint: &'static str) -> Reader {
+    let (counter, address) = (Arc::clone(counter), address.to_owned());
+    std::thread::spawn(move || {
+        let client = Client::new(Duration::from_secs(2));
+        while !counter.stop.load(Ordering::Relaxed) {
+            let floor = counter.acknowledged.load(Ordering::SeqCst);
+            let Outcome::Answered(answer) = client.write(&address, endpoint, &json!([READ])) else {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            };
+            let found = answer.rows(0)[0][0].as_i64().unwrap();
+            if found < floor {
+                return Err(format!("{endpoint}: {found} after {floor}"));
             }
-        })
-    }
-
-    /// Reads through one node until it is enough, and checks that each answer has everything that
-    /// was acknowledged before the question was asked.
-    fn watch(self: &Arc<Self>, address: &str, endpoint: &'static str) -> Reader {
-        let (counter, address) = (Arc::clone(self), address.to_owned());
-        std::thread::spawn(move || {
-            let client = Client::new(Duration::from_secs(2));
-            while !counter.stop.load(Ordering::Relaxed) {
-                let floor = counter.acknowledged.load(Ordering::SeqCst);
-                let Outcome::Answered(answer) = client.write(&address, endpoint, &json!([READ]))
-                else {
-                    std::thread::sleep(Duration::from_millis(20));
-                    continue;
-                };
-                let found = answer.rows(0)[0][0].as_i64().unwrap();
-                if found < floor {
-                    return Err(format!("{endpoint}: {found} after {floor}"));
-                }
-                counter.checked.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(())
-        })
-    }
+            counter.checked.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    })
 }
 
 type Reader = JoinHandle<Result<(), String>>;
@@ -115,7 +76,7 @@ fn a_thousand_linearizable_reads_on_followers_see_every_write_made_elsewhere() {
     let readers: Vec<Reader> = followers
         .into_iter()
         .flat_map(|node| [(node, QUERY), (node, REQUEST)])
-        .map(|(node, endpoint)| counter.watch(cluster.address(node), endpoint))
+        .map(|(node, endpoint)| watch(&counter, cluster.address(node), endpoint))
         .collect();
     cluster.wait("a thousand reads among a hundred writes", |_| {
         let found = (
@@ -153,7 +114,7 @@ fn linearizable_reads_are_not_stale_when_nodes_pause_at_any_moment() {
     let writer = counter.raise(cluster.addresses(), random.fork());
     let readers: Vec<Reader> = (0..3)
         .flat_map(|node| [(node, QUERY), (node, REQUEST), (node, QUERY)])
-        .map(|(node, endpoint)| counter.watch(cluster.address(node), endpoint))
+        .map(|(node, endpoint)| watch(&counter, cluster.address(node), endpoint))
         .collect();
     for _ in 0..pauses() {
         // Shorter than an answer takes, longer than a lease, and anything in between.
