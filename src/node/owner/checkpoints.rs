@@ -7,6 +7,7 @@ use super::super::error::Error;
 use super::super::tally::NodeCounter;
 use super::super::upkeep::Checkpointed;
 use super::{OwnerThread, Recorded, State};
+use crate::planted::{self, Bug};
 use crate::raft::StoredMembership;
 use crate::raft::codec::encode_membership;
 use crate::sqlite::Checkpoint;
@@ -135,7 +136,14 @@ impl OwnerThread {
         // Before the first page reaches the main file: recovery must be certain to redo every entry
         // that may be in it, and it redoes up to the durable `committed`.
         let applied = state.fence.last_applied.expect("settled implies applied");
-        self.context.log.persist_committed_blocking(applied)?;
+        if !planted::is(Bug::CommittedNotDurable) {
+            self.context.log.persist_committed_blocking(applied)?;
+        }
+        if planted::is(Bug::RecordBeforePages) {
+            let membership = encode_membership(state.settled_membership());
+            open.database
+                .save_record(settled, state.fence.last_data, &membership)?;
+        }
         let backfill = match open.database.checkpoint(Checkpoint::Restart { wait }) {
             Ok(backfill) => backfill,
             // A frame of the WAL is damaged. Nothing of it has reached the main file.

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::format::Record;
 use super::queue::{Done, State};
 use super::{ENTRY_BYTES_MAX, Log, LogError};
+use crate::planted::{self, Bug};
 use crate::raft::codec::{CodecError, EncodedEntry, encode_entry_parts};
 use crate::raft::{Entry, LogId, TypeConfig, Vote};
 
@@ -76,6 +77,9 @@ fn append(
         // Nothing to write, but what was submitted before must be durable first.
         state.submit(None, done);
         return Ok(());
+    }
+    if planted::is(Bug::AckBeforeWrite) {
+        std::mem::replace(&mut done, Done::Nobody).tell(None);
     }
     for (entry, encoded) in entries {
         left -= 1;
@@ -186,6 +190,9 @@ impl RaftLogStorage<TypeConfig> for Log {
             state.submit(Some(Record::Vote(*vote)), Done::Caller(answer));
             Ok(())
         })?;
+        if planted::is(Bug::VoteNotSynced) {
+            return Ok(());
+        }
         let saved = answered.await.unwrap_or(Err(LogError::Closed));
         saved.map_err(LogError::into_io)
     }
