@@ -457,6 +457,9 @@ impl OwnerThread {
                 open.installed = Some(spool.path().to_owned());
             }
         }
+        if let Some(data) = manifest.data {
+            self.context.desk.lineage.note(data, manifest.hash);
+        }
         self.context.desk.frontier.advance(|state| {
             state.fence = Fence::at(Some(manifest.applied), manifest.data);
             state.membership = manifest.membership.clone();
