@@ -312,8 +312,8 @@ impl OwnerThread {
         }
     }
 
-    /// Answers those who want an image. What has waited for the last image to go should not wait for
-    /// this one as well, so a checkpoint that is getting on comes first.
+    /// Answers those who want an image. What has waited for the last image to go should not wait
+    /// for this one as well, so a checkpoint that is getting on comes first.
     fn serve_holds(&mut self) {
         let is_long = |since: Instant| since.elapsed() > HOLD_PATIENCE;
         if self

@@ -1,13 +1,13 @@
 //! Moves a piece of the WAL into the main file, so that no checkpoint keeps its thread for long.
 //!
 //! What SQLite does in `walCheckpoint` when it is PASSIVE, on the same open files and under the
-//! same locks, but for some frames only. SQLite's own sorts all frames of the WAL each time: made to
-//! stop early, a piece would still cost as much as the WAL is long.
+//! same locks, but for some frames only. SQLite's own sorts all frames of the WAL each time: made
+//! to stop early, a piece would still cost as much as the WAL is long.
 //!
 //! That a piece may end in the middle of a transaction harms nobody:
 //!
-//! * A reader that begins later sees a commit that is beyond the piece. A page that any frame behind
-//!   the piece has, it finds there; all other pages are complete in the main file.
+//! * A reader that begins later sees a commit that is beyond the piece. A page that any frame
+//!   behind the piece has, it finds there; all other pages are complete in the main file.
 //! * A reader from before sees a commit that is not before the end of the piece: its mark, under
 //!   which it holds a lock, says so. It looks into the WAL from where the main file ended when it
 //!   began, so it finds there every page that the piece overwrites. One under mark 0 looks into the
