@@ -23,5 +23,6 @@ pub mod process;
 pub mod raw;
 pub mod replica;
 pub mod seed;
+pub mod simulation;
 pub mod sql_workload;
 pub mod workload;

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
+use std::sync::atomic::Ordering;
 
 use futures_util::{Stream, StreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -231,6 +232,9 @@ impl RaftLogStorage<TypeConfig> for Log {
     async fn truncate_after(&mut self, kept: Option<LogId>) -> Result<(), io::Error> {
         // Not waited for: whatever is acknowledged later stands behind it in the queue.
         self.submit(|state| {
+            let index = |log_id: Option<LogId>| log_id.map_or(0, |log_id| log_id.index);
+            let cut_off = index(state.table.frontier.last).saturating_sub(index(kept));
+            self.shared.cut_off.fetch_add(cut_off, Ordering::Relaxed);
             state.table.truncate_after(kept);
             state.submit(Some(Record::TruncateAfter(kept)), Done::Nobody);
             Ok(())
