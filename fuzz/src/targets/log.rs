@@ -1,7 +1,8 @@
 //! Recovery of the log from damaged segments: it refuses, or gives a state that the log once had;
 //! and doing it again gives the same.
 //!
-//! An input damages one of a few logs that were really written, or is a segment by itself.
+//! An input damages one of a few logs that were really written; or is a segment by itself; or says
+//! what records there are, whose checksums are then right though they make no sense.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -11,6 +12,7 @@ use openraft::storage::{IOFlushed, RaftLogReader as _, RaftLogStorage as _};
 use openraft::type_config::TypeConfigExt as _;
 use tokio::runtime::{Builder, Runtime};
 use wal_tests::files::FaultyFiles;
+use wallaby::raft::codec;
 use wallaby::raft::log::{Files as _, Log, LogError, LogIdentity, LogOptions};
 use wallaby::raft::{Entry, LeaderId, LogId, Payload, TypeConfig, Vote, position_of};
 use wallaby::wal::ClusterId;
@@ -41,7 +43,8 @@ const BOUND: Bound = Bound {
 /// What a log says that it holds.
 #[derive(Clone, Debug, PartialEq)]
 struct State {
-    entries: Vec<Entry>,
+    /// `None` if one of them makes no sense, which only reading it shows.
+    entries: Option<Vec<Entry>>,
     vote: Option<Vote>,
     purged: Option<u64>,
     committed: Option<u64>,
@@ -61,9 +64,14 @@ struct Written {
 /// If recovery invents something, loses something durable, or changes its mind.
 pub fn log(data: &[u8]) -> Reached {
     let mut script = Script::new(data);
-    let choice = usize::from(script.byte()) % (written().len() + 1);
+    let choice = usize::from(script.byte()) % (written().len() + 2);
     let Some(written) = written().get(choice) else {
-        let files = BTreeMap::from([(FIRST.to_owned(), script.rest().to_vec())]);
+        let segment = if choice == written().len() {
+            script.rest().to_vec()
+        } else {
+            records(&mut script)
+        };
+        let files = BTreeMap::from([(FIRST.to_owned(), segment)]);
         return Reached::accepted(recover(&files).is_ok());
     };
     let mut files = written.files.clone();
@@ -71,6 +79,7 @@ pub fn log(data: &[u8]) -> Reached {
     let Ok(state) = recover(&files) else {
         return Reached::Refused;
     };
+    assert!(state.entries.is_some(), "an entry that cannot be read");
     let found = written.states.iter().rposition(|known| *known == state);
     let found = found.unwrap_or_else(|| panic!("a state that the log never had: {state:?}"));
     // A batch says what was durable before it. If the last one is whole, all before it was.
@@ -107,7 +116,7 @@ fn state(log: &Log, runtime: &Runtime) -> State {
     let entries = log.read_blocking(0, u64::MAX, usize::MAX);
     let mut reader = log.clone();
     State {
-        entries: entries.expect("a log that was opened"),
+        entries: entries.ok(),
         vote: runtime.block_on(reader.read_vote()).expect("an open log"),
         purged: log.purged().map(|purged| purged.index),
         committed: log.committed().map(|committed| committed.index),
@@ -155,6 +164,105 @@ fn damage(
         is_early &= is_other || end <= last_batch.1;
     }
     is_early
+}
+
+/// A segment of batches whose checksums are right, of any records.
+fn records(script: &mut Script<'_>) -> Vec<u8> {
+    let mut segment = written()[0].files[FIRST][..HEADER_BYTES].to_vec();
+    let mut chain = [0; 4];
+    chain.copy_from_slice(&segment[HEADER_BYTES - 4..]);
+    for _ in 0..BATCHES_MAX {
+        if script.is_empty() {
+            break;
+        }
+        let (mut bytes, mut count) = (Vec::new(), 0_u32);
+        for _ in 0..=script.byte() % 3 {
+            let (kind, body) = record(script);
+            let mut head = [0; 16];
+            let length = u32::try_from(body.len()).expect("short");
+            head[..4].copy_from_slice(&length.to_le_bytes());
+            head[8] = kind;
+            let number = 1_u64.to_le_bytes();
+            chain = checksum(&[&chain, &number, &head[..4], &head[8..], &body]);
+            head[4..8].copy_from_slice(&chain);
+            bytes.extend_from_slice(&head);
+            bytes.extend_from_slice(&body);
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            count += 1;
+        }
+        let place = (segment.len() as u64).to_le_bytes();
+        let mut head = [0; 32];
+        head[..4].copy_from_slice(BATCH_MAGIC);
+        let length = u32::try_from(bytes.len()).expect("short");
+        head[4..8].copy_from_slice(&length.to_le_bytes());
+        head[8..12].copy_from_slice(&count.to_le_bytes());
+        head[16] = 1;
+        head[24..].copy_from_slice(&place);
+        let (cluster, node) = (
+            IDENTITY.cluster.0.to_le_bytes(),
+            IDENTITY.node.to_le_bytes(),
+        );
+        let number = 1_u64.to_le_bytes();
+        let sealed = [&head[..12], &head[16..], &number, &place, &cluster, &node];
+        let sealed = checksum(&sealed);
+        head[12..16].copy_from_slice(&sealed);
+        segment.extend_from_slice(&head);
+        segment.extend_from_slice(&bytes);
+    }
+    segment
+}
+
+/// The kind and the body of a record, mostly of the length that goes with the kind.
+fn record(script: &mut Script<'_>) -> (u8, Vec<u8>) {
+    let kind = script.byte() % 7;
+    let mut id = |is_small: bool| {
+        let index = if is_small {
+            script.byte().into()
+        } else {
+            script.long()
+        };
+        let mut out = Vec::new();
+        let log_id = LogId {
+            leader_id: leader(1),
+            index,
+        };
+        codec::encode_log_id(&log_id, &mut out);
+        out
+    };
+    let body = match kind {
+        1 => {
+            let mut entry = id(true);
+            let choice = script.byte();
+            let payload = script.bytes(usize::from(choice % 16));
+            // Of any kind, and now and then with another length than it has.
+            let length = payload.len().wrapping_add(usize::from(choice / 240));
+            entry.extend_from_slice(&[choice / 16 % 4, 0, 0, 0]);
+            let length = u32::try_from(length).expect("short");
+            entry.extend_from_slice(&length.to_le_bytes());
+            entry.extend_from_slice(payload);
+            entry
+        }
+        // A vote: term, node, and whether a quorum has granted it.
+        2 => [vec![3; 16], vec![script.byte() % 3, 0, 0, 0, 0, 0, 0, 0]].concat(),
+        3 => [vec![1, 0, 0, 0, 0, 0, 0, 0], id(true)].concat(),
+        4 | 5 => id(true),
+        6 => id(false),
+        _ => script.bytes(24).to_vec(),
+    };
+    let kind = if kind == 6 {
+        3 + script.byte() % 3
+    } else {
+        kind
+    };
+    (kind, body)
+}
+
+fn checksum(parts: &[&[u8]]) -> [u8; 4] {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize().to_le_bytes()
 }
 
 /// The logs that are damaged, written once.
@@ -308,6 +416,14 @@ pub(crate) fn samples() -> Vec<Sample> {
     let used = segment.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
     let bytes = [&[raw], &segment[..used]].concat();
     samples.push(Sample::new("segment", bytes));
+    // Entries 0 to 2, a vote, what is committed, a purge, a truncation, and one that does not follow.
+    let sensible = [
+        2, 1, 0, 19, 7, 7, 7, 1, 1, 16, 2, 1, 1, 1, 2, 2, 0, 0, 5, 1, 0, 4, 0, 0, 3, 1,
+    ];
+    let records = [&[raw + 1], &sensible[..]].concat();
+    samples.push(Sample::new("records", records.clone()));
+    let senseless = [&records[..], &[0, 1, 9, 0]].concat();
+    samples.push(Sample::new("records-with-a-gap", senseless));
     samples
 }
 
@@ -317,7 +433,9 @@ const SUFFIX: &str = ".log";
 const FIRST: &str = "0000000000000001-0000000000000000.log";
 /// What a log begins if it finds none.
 const SEGMENT_BYTES: usize = 1536;
+const HEADER_BYTES: usize = 512;
 const DAMAGES_MAX: usize = 12;
+const BATCHES_MAX: usize = 20;
 
 #[cfg(test)]
 mod tests {
@@ -328,7 +446,8 @@ mod tests {
         for sample in samples() {
             let (kind, number) = sample.name.split_once('-').unwrap_or((&sample.name, ""));
             let Some(written) = number.parse().ok().and_then(|at: usize| written().get(at)) else {
-                assert_eq!(log(&sample.bytes), Reached::Accepted, "{}", sample.name);
+                let expected = Reached::accepted(kind != "records" || number.is_empty());
+                assert_eq!(log(&sample.bytes), expected, "{}", sample.name);
                 continue;
             };
             // What a file has lost at its end nobody misses, unless another file goes on there.

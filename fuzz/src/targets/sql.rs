@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use tempfile::TempDir;
-use wal_tests::replica::data_dir;
 use wallaby::sqlite::{
     Answer, Limits, Request, Shape, Statement, Value, Writer, WriterOptions,
     keep_temporary_files_in,
@@ -34,7 +33,7 @@ impl Surroundings {
     fn enter() -> &'static Self {
         static ENTERED: OnceLock<Surroundings> = OnceLock::new();
         ENTERED.get_or_init(|| {
-            let work = data_dir();
+            let work = place::new_directory();
             std::env::set_current_dir(work.path()).expect("a directory of ours");
             Self { work }
         })
@@ -209,7 +208,7 @@ impl Outside {
 fn template() -> &'static [u8] {
     static TEMPLATE: OnceLock<Vec<u8>> = OnceLock::new();
     TEMPLATE.get_or_init(|| {
-        let dir = data_dir();
+        let dir = place::new_directory();
         let path = dir.path().join("db");
         let connection = Connection::open(&path).expect("a database");
         connection
@@ -241,3 +240,40 @@ pub(crate) fn samples() -> Vec<Sample> {
 
 const REQUESTS_MAX: usize = 3;
 const TIME_MAX: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_authorizer_refuses_would_be_noticed() {
+        let root = place::empty_directory("sql-noticed");
+        let outside = Outside::prepare(&root);
+        fs::create_dir_all(root.join("data")).expect("a directory");
+        outside.check(&[]);
+        // A plain connection does what no client may.
+        let plain = Connection::open_in_memory().expect("a database");
+        let read = |path: &str| -> String {
+            plain
+                .execute("ATTACH ?1 AS other", [path])
+                .expect("nobody forbids it");
+            let word = plain.query_row("SELECT word FROM other.secret", (), |row| row.get(0));
+            word.expect("a table")
+        };
+        assert!(holds(&Answer::Failed(read(&outside.names[0]))));
+        plain
+            .execute("VACUUM INTO ?1", [&outside.names[2]])
+            .expect("nobody forbids it");
+        let noticed = std::panic::catch_unwind(|| outside.check(&[]));
+        assert!(noticed.is_err(), "a new file");
+    }
+
+    #[test]
+    fn every_kind_of_statement_runs_and_some_are_allowed() {
+        let reached: Vec<Reached> = samples().iter().map(|sample| sql(&sample.bytes)).collect();
+        for wanted in [Reached::Accepted, Reached::Refused] {
+            let count = reached.iter().filter(|reached| **reached == wanted).count();
+            assert!(count > 5, "{count} {wanted:?}");
+        }
+    }
+}
