@@ -24,6 +24,7 @@ pub mod place;
 pub mod script;
 mod targets;
 
+pub use targets::answers::answers;
 pub use targets::bodies::bodies;
 pub use targets::delta::delta;
 pub use targets::frames::frames;
@@ -105,7 +106,8 @@ const fn target(
 }
 
 /// All of them.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
+    target("answers", answers, targets::answers::samples),
     Target {
         words: &targets::bodies::WORDS,
         ..target("bodies", bodies, targets::bodies::samples)

@@ -1,5 +1,6 @@
 //! The bodies, one file for each.
 
+pub(crate) mod answers;
 pub(crate) mod bodies;
 pub(crate) mod delta;
 pub(crate) mod frames;
