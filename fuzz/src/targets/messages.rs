@@ -129,10 +129,10 @@ pub(crate) fn samples() -> Vec<Sample> {
             .replace(' ', "-");
         samples.push(Sample::new(name, [&[number], &bytes[..]].concat()));
     }
-    // A greeting that announces a name of 2 MiB.
+    // A greeting that announces a name of 32 MiB.
     let greeting = EXACT.len() + 9;
     let greeting = u8::try_from(greeting).expect("few decoders");
-    let bytes = vec![greeting, 7, 252, 0, 0, 32, 0];
+    let bytes = vec![greeting, 7, 252, 0, 0, 0, 2];
     samples.push(Sample::new("greeting-that-claims-much", bytes));
     samples
 }
