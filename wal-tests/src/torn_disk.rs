@@ -341,7 +341,7 @@ impl Inode {
             Tear::Everything | Tear::Bytes => return self.durable.clone(),
             Tear::Zeros => {
                 let mut bytes = self.durable.clone();
-                bytes.resize(self.live.len(), 0);
+                resize(&mut bytes, self.live.len());
                 return bytes;
             }
             Tear::Suffix | Tear::LastWrite | Tear::Sectors => {}
@@ -386,9 +386,16 @@ impl Change {
     fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Write { offset, bytes: new } => write_at(bytes, *offset, new),
-            Self::Resize { length } => bytes.resize(*length, 0),
+            Self::Resize { length } => resize(bytes, *length),
         }
     }
+}
+
+/// As `Vec::resize` with zeros, which goes byte by byte in a debug build.
+fn resize(bytes: &mut Vec<u8>, length: usize) {
+    let more = length.saturating_sub(bytes.len());
+    bytes.extend_from_slice(&vec![0; more]);
+    bytes.truncate(length);
 }
 
 fn write_at(bytes: &mut Vec<u8>, offset: usize, new: &[u8]) {
@@ -397,7 +404,7 @@ fn write_at(bytes: &mut Vec<u8>, offset: usize, new: &[u8]) {
     }
     let end = offset + new.len();
     if bytes.len() < end {
-        bytes.resize(end, 0);
+        resize(bytes, end);
     }
     bytes[offset..end].copy_from_slice(new);
 }
@@ -531,7 +538,7 @@ mod tests {
             sync(1, false),
         ];
         let lost = disk(&events);
-        assert_eq!(after(&lost, Tear::Everything).files["a"], []);
+        assert!(after(&lost, Tear::Everything).files["a"].is_empty());
         assert_eq!(lost.live().files["a"], [7; 512]);
     }
 

@@ -307,7 +307,7 @@ fn run(nodes: usize, (wanted, insisted): (usize, bool), compared_every: usize) {
         powered.figures.cuts, powered.figures
     );
     // A power cut that meets no writes proves nothing.
-    assert!(powered.figures.writes_acknowledged as usize >= wanted);
+    assert!(powered.figures.writes_acknowledged >= wanted as u64);
 }
 
 #[test]
