@@ -3,14 +3,21 @@
 //!
 //! The Unix socket `DATA-DIRECTORY.control` takes one line per connection and answers with one: a
 //! fault to arm ("ok"), or `disarm` or `state` ("struck" or "waiting").
+//!
+//! With the variable `WAL_TRACE` it appends all that it does to its files to the file
+//! `DATA-DIRECTORY.trace`, and with `WAL_FAULT` one of these calls fails (`wal_tests::recorder`).
+
+#[path = "../interposed.rs"]
+mod interposed;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use wal_tests::faulty_vfs;
+use wal_tests::{faulty_vfs, recorder};
 use wallaby::http::HttpOptions;
 use wallaby::node::{Node, NodeOptions};
 
@@ -34,6 +41,7 @@ fn main() -> std::process::ExitCode {
 
 async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let (options, http_addr) = options(std::env::args().skip(1))?;
+    record(&options.data_dir)?;
     let control = options.data_dir.with_extension("control");
     // Left over from the process before, or not there.
     let _ = std::fs::remove_file(&control);
@@ -52,6 +60,21 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     };
     wallaby::http::serve(node.clone(), listener, HttpOptions::default(), stop).await?;
     node.close().await;
+    Ok(())
+}
+
+fn record(data_dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    if std::env::var_os("WAL_TRACE").is_none() {
+        return Ok(());
+    }
+    let trace = data_dir.with_extension("trace");
+    let trace = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(trace)?;
+    let fault = std::env::var("WAL_FAULT").ok();
+    let fault = fault.map(|fault| fault.parse()).transpose()?;
+    recorder::watch_into(data_dir, trace, fault);
     Ok(())
 }
 
@@ -96,6 +119,15 @@ fn options(
             "-bootstrap-expect" => options.bootstrap_expect = value.parse()?,
             "-raft-snap-wal-size" => options.checkpoint_wal_bytes = value.parse()?,
             "-max-transaction-bytes" => options.transaction_bytes_max = value.parse()?,
+            "-raft-non-voter" => options.replica = value.parse()?,
+            "-raft-election-timeout" => {
+                let millis = value.strip_suffix("ms").unwrap_or(&value).parse()?;
+                options.election = Some(Duration::from_millis(millis));
+            }
+            "-log-segment" => options.log_segment_bytes = value.parse()?,
+            "-log-tail" => options.log_tail_bytes = value.parse()?,
+            "-entry-bytes" => options.entry_bytes_max = value.parse()?,
+            "-spool-bytes" => options.spool_bytes_max = value.parse()?,
             "-die-with-parent" => rustix::process::set_parent_process_death_signal(Some(
                 rustix::process::Signal::KILL,
             ))?,
