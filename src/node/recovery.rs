@@ -112,6 +112,7 @@ pub(crate) fn recover(
     let (lock, mut hashes) = redo.finish()?;
     let encoded = encode_membership(&membership);
     Record::save(&lock, &mut hashes, applied, fence.last_data, &encoded)?;
+    tracing::debug!(%applied, "the checkpoint record covers what was redone");
     remove_installed(dir)?;
     Ok(Recovered {
         log,

@@ -169,6 +169,7 @@ impl OwnerThread {
         self.checkpoint.applied = Some(settled);
         self.context.tally.count(NodeCounter::Records);
         if let Some(spool) = open.installed.take() {
+            tracing::debug!("the checkpoint record covers the received database");
             std::fs::remove_file(&spool)
                 .map_err(Error::io(format!("remove {}", spool.display())))?;
         }
