@@ -112,7 +112,6 @@ pub(crate) fn recover(
     let (lock, mut hashes) = redo.finish()?;
     let encoded = encode_membership(&membership);
     Record::save(&lock, &mut hashes, applied, fence.last_data, &encoded)?;
-    tracing::debug!(%applied, "the checkpoint record covers what was redone");
     remove_installed(dir)?;
     Ok(Recovered {
         log,
@@ -225,6 +224,7 @@ fn install(
 
 /// The redone image is covered by a record now.
 fn remove_installed(dir: &Path) -> Result<(), Error> {
+    tracing::debug!("the checkpoint record covers what was redone");
     match fs::remove_file(dir.join(super::spool::INSTALLING)) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
