@@ -3,11 +3,11 @@
 //! A log that lost something in its interior, or a checkpoint record that cannot be read, leaves a
 //! node that may have acknowledged what it does not have any more. If it went on under its Raft id
 //! it could help to elect a leader that lacks it too. So it never does: the damaged files are set
-//! aside, the node draws a fresh Raft id, and joins as one that lost its data directory. It receives
-//! the database from the others, but for the pages that are in its old one as they have them (see
-//! [`old_pages`]), and a leader, elected by those who still know what they have acknowledged, puts
-//! it in the place of the old voter. While a majority of the old voters is in this state there is
-//! no leader, and all of them wait.
+//! aside, the node draws a fresh Raft id, and joins as one that lost its data directory. It
+//! receives the database from the others, but for the pages that are in its old one as they have
+//! them (see [`old_pages`]), and a leader, elected by those who still know what they have
+//! acknowledged, puts it in the place of the old voter. While a majority of the old voters is in
+//! this state there is no leader, and all of them wait.
 //!
 //! A node that knows of no other member has nobody to get anything from; it refuses to start.
 //!

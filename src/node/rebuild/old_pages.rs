@@ -1,12 +1,12 @@
 //! The pages of the database that was set aside, for the transfer that brings the new one.
 //!
-//! They go into the spool as if a transfer had been cut off after it had brought them. Nothing about
-//! them is trusted: the spool knows each page by the hash of what it holds, the sender skips those
-//! that hash to what it has itself, and before anything counts all are read again and must add up to
-//! the hash of the sender's database. A page that is damaged, older, or of a history that the others
-//! do not share is fetched like one that is missing. So a mixture that a crash left, and a database
-//! that has diverged, are as good as any other. The WAL is left alone: what only it has is what was
-//! changed last, which is little.
+//! They go into the spool as if a transfer had been cut off after it had brought them. Nothing
+//! about them is trusted: the spool knows each page by the hash of what it holds, the sender skips
+//! those that hash to what it has itself, and before anything counts all are read again and must
+//! add up to the hash of the sender's database. A page that is damaged, older, or of a history
+//! that the others do not share is fetched like one that is missing. So a mixture that a crash
+//! left, and a database that has diverged, are as good as any other. The WAL is left alone: what
+//! only it has is what was changed last, which is little.
 
 use std::fs::File;
 use std::io;
