@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +20,8 @@ use wallaby::node::{Level, NodeOptions};
 use wallaby::raft::log::{Log, LogIdentity, LogOptions, RealFiles};
 use wallaby::raft::{Entry, Member, Payload, log_id_of, position_of};
 use wallaby::wal::{
-    ClusterId, DatabaseHash, DeltaHeader, DeltaWriter, Encoding, PageCount, PageNumber, PageSize,
-    Part, Position,
+    ClusterId, DatabaseHash, Delta, DeltaHeader, DeltaWriter, Encoding, PageCount, PageNumber,
+    PageSize, Part, Position,
 };
 
 /// What an entry carries.
@@ -38,6 +39,9 @@ fn tune(options: &mut NodeOptions) {
 struct Forger {
     cluster: ClusterId,
     sequence: u64,
+    /// The hash after the last data entries of the log: a delta on one of them that names another
+    /// is refused before any fence.
+    hashes: BTreeMap<Position, DatabaseHash>,
     random: Random,
 }
 
@@ -85,7 +89,10 @@ impl Forger {
             base,
             page_size: size,
             page_count: PageCount(1),
-            hash_before: DatabaseHash(0),
+            hash_before: match base.filter(|_| part.is_first()) {
+                Some(base) => self.hashes.get(&base).copied().unwrap_or_default(),
+                None => DatabaseHash(0),
+            },
             hash_after: DatabaseHash(0),
             part,
         };
@@ -138,6 +145,26 @@ fn ends(dir: &Path, identity: LogIdentity, data_index: u64) -> (Position, Positi
     ends
 }
 
+/// The hashes after the last data entry of a stopped node, and after the entry before it if that is
+/// one as well.
+fn hashes(dir: &Path, identity: LogIdentity, data_index: u64) -> BTreeMap<Position, DatabaseHash> {
+    let log = open(dir, identity);
+    let entries = [data_index - 1, data_index]
+        .into_iter()
+        .filter_map(|index| log.read_blocking(index, index, 1).ok())
+        .flatten();
+    let after = |entry: &Entry| match &entry.payload {
+        EntryPayload::Normal(payload) if !payload.0.is_empty() => {
+            let delta = Delta::decode(payload.0.clone()).unwrap();
+            Some((position_of(&entry.log_id), delta.header().hash_after))
+        }
+        _ => None,
+    };
+    let hashes = entries.filter_map(|entry| after(&entry)).collect();
+    log.close();
+    hashes
+}
+
 /// Stops all nodes at the same place, puts the same entries into their logs, and starts them.
 fn forge(cluster: &mut LinkedCluster, forger: &mut Forger) {
     cluster.wait_converged();
@@ -157,6 +184,7 @@ fn forge(cluster: &mut LinkedCluster, forger: &mut Forger) {
         .map(|node| cluster.options(node).data_dir.clone())
         .collect();
     let (last, base) = ends(&dirs[0], identities[0], data_index);
+    forger.hashes = hashes(&dirs[0], identities[0], data_index);
     let entry = |(index, payload)| {
         let position = Position {
             index: last.index + 1 + index,
@@ -234,6 +262,7 @@ fn nodes_that_were_restarted_or_fed_the_database_reject_and_accept_like_the_othe
     let mut forger = Forger {
         cluster: ClusterId(id),
         sequence: 1000,
+        hashes: BTreeMap::new(),
         random: random.fork(),
     };
     for round in 0..rounds {

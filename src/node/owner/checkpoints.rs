@@ -235,7 +235,7 @@ impl OwnerThread {
             return Ok(Next::Idle);
         };
         let now = open.database.backfilled()?;
-        if now.left() > piece(open.database.page_size()) {
+        if now.left() > self.rest_frames_max(now, open.database.page_size()) {
             return self.move_pieces(now, applied);
         }
         // The record before this one is not durable yet. A WAL that grows too long meanwhile is
@@ -251,8 +251,23 @@ impl OwnerThread {
         self.finish(&state, wait)
     }
 
+    /// How many frames the last step may have. While one large job follows the other there is
+    /// always more left than a piece: what was added since the log was asked for `committed`. A WAL
+    /// that is never moved to its end is never recorded, and grows for ever.
+    fn rest_frames_max(&self, now: Backfill, page_size: PageSize) -> u32 {
+        let allowed = self.checkpoint.allowed;
+        if allowed.is_none_or(|allowed| allowed.frames > now.backfilled) {
+            piece(page_size)
+        } else if self.is_patient() {
+            u32::MAX
+        } else {
+            REST_BYTES / page_size.bytes()
+        }
+    }
+
     /// Moves a piece of the WAL, or several if it grows by more.
     fn move_pieces(&mut self, now: Backfill, applied: Position) -> Result<Next, Error> {
+        let is_patient = self.is_patient();
         let (State::Open(open), pace) = (&mut self.state, &mut self.checkpoint) else {
             return Ok(Next::Idle);
         };
@@ -287,7 +302,9 @@ impl OwnerThread {
             }
             self.context.tally.count(NodeCounter::CheckpointPieces);
             pace.unflushed_bytes += u64::from(moved) * u64::from(size.bytes());
-            if at.backfilled >= goal.min(allowed.frames) || begun.elapsed() > PIECES_TIME_MAX {
+            // Jobs that add more than can be moved in this time take far longer themselves.
+            let is_late = begun.elapsed() > PIECES_TIME_MAX && !is_patient;
+            if at.backfilled >= goal.min(allowed.frames) || is_late {
                 break;
             }
         }
@@ -318,6 +335,19 @@ impl OwnerThread {
             let membership = encode_membership(state.settled_membership());
             open.database
                 .save_record(settled, state.fence.last_data, &membership)?;
+        }
+        let size = open.database.page_size();
+        let mut at = open.database.backfilled()?;
+        while at.left() > piece(size) {
+            let before = at.backfilled;
+            at = match open.database.backfill(at.wal_frames, piece(size)) {
+                Ok(at) => at,
+                Err(error) => return self.met_damage(error),
+            };
+            if at.backfilled == before {
+                return Ok(self.held_back(at, RETRY));
+            }
+            self.context.tally.count(NodeCounter::CheckpointPieces);
         }
         let backfill = match open.database.checkpoint(Checkpoint::Restart { wait }) {
             Ok(backfill) => backfill,
@@ -449,6 +479,8 @@ const PIECE_BYTES: u32 = 1 << 20;
 const PIECE_FRAMES_MAX: u32 = 256;
 /// For several pieces at once, after a job that took much longer itself.
 const PIECES_TIME_MAX: Duration = Duration::from_millis(20);
+/// What may be moved in the last step when jobs follow one another closely: a hundredth of a second.
+const REST_BYTES: u32 = 16 << 20;
 /// 16 MiB.
 const FLUSH_BYTES: u64 = 16 << 20;
 /// An idle node checkpoints what it has, so that its next start is quick.
