@@ -1,3 +1,5 @@
 //! Tools.
 
+pub mod inspect;
 pub mod licences;
+pub mod pages;
