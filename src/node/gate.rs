@@ -14,6 +14,7 @@ use super::fence::Fence;
 use super::flight::{Discard, Fate, Flights, Signal};
 use super::frontier::Frontier;
 use super::image::{Freezes, Held};
+use super::lineage::Lineage;
 use super::proposer::{Proposer, Ticket};
 use super::stages::{Stage, Stages};
 use crate::sqlite::{self, Captured, Gate, Image, Verdict};
@@ -46,6 +47,8 @@ pub(crate) struct Desk {
     pub(crate) frontier: Arc<Frontier>,
     pub(crate) proposer: Arc<Proposer>,
     pub(crate) stages: Arc<Stages>,
+    /// What the log says of the database.
+    pub(crate) lineage: Arc<Lineage>,
     pub(crate) entry_bytes_max: usize,
     /// The images that were handed out.
     pub(crate) freezes: Arc<Freezes>,
@@ -69,6 +72,7 @@ impl Desk {
         frontier: Arc<Frontier>,
         proposer: Arc<Proposer>,
         stages: Arc<Stages>,
+        lineage: Arc<Lineage>,
         entry_bytes_max: usize,
     ) -> Arc<Self> {
         let state = Mutex::new(DeskState::default());
@@ -78,6 +82,7 @@ impl Desk {
             frontier,
             proposer,
             stages,
+            lineage,
             entry_bytes_max,
             freezes: Arc::default(),
             state,
@@ -162,6 +167,9 @@ impl Desk {
         signals: &Receiver<Signal>,
     ) -> Fate {
         let base = self.frontier.state().fence.last_data;
+        if let Err(why) = self.lineage.check_own(base, transaction.hash_before()) {
+            return Fate::Discard(Discard::NotCommitted(why));
+        }
         let parts = self.proposer.begin(sequence, ticket);
         // Whoever asked for an image before the flight was registered could not nudge it.
         self.serve_holds(|| transaction.image());

@@ -12,6 +12,7 @@
 //! | `write`, `read`, `read_index`, `rounds` | what is done for clients |
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
+//! | `lineage`, `repair`, `rebuild` | what is not as it should be, and whose fault that is |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, and on its way in |
 //! | `image_sender`, `image_receiver`, `snapshot_frame`, `transfers` | catch-up by difference |
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
@@ -60,6 +61,7 @@ mod image;
 mod image_receiver;
 mod image_sender;
 mod join_gate;
+mod lineage;
 mod listen;
 mod load;
 mod manifest;

@@ -155,6 +155,11 @@ pub(crate) enum AppendReply {
     Matching(Option<LogIdMirror>),
     /// Raft does not run on the peer.
     Stopped,
+    /// The transaction in `entry` was not executed on the database that there is after `base`.
+    Objects {
+        entry: LogIdMirror,
+        base: LogIdMirror,
+    },
 }
 
 /// The answer to a snapshot: the receiver's vote, or why it was not installed.

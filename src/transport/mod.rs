@@ -10,7 +10,7 @@
 //! | `certificate` | the cluster CA, the certificate of a node |
 //! | `pki`, `pem`, `named` | certificates of the operator's own, their files, common names |
 //! | `renewal`, `watched` | files that are read again when they change |
-//! | `tls` | who is trusted: TLS 1.3 settings for each [`Security`] |
+//! | `tls`, `trust` | who is trusted: TLS 1.3 settings for each [`Security`]; who still is |
 //! | `frame` | the format of everything on a stream |
 //! | `stream` | frames over one QUIC stream |
 //! | `hello` | who is at the other end: the first stream of each connection |
@@ -47,6 +47,7 @@ mod renewal;
 mod server;
 mod stream;
 mod tls;
+mod trust;
 mod watched;
 
 pub use client::{Peer, Priority};

@@ -127,6 +127,19 @@ pub struct DeltaHeader {
     pub part: Part,
 }
 
+impl DeltaHeader {
+    /// What the beginning of an encoded delta says, without a look at its checksums and pages. For
+    /// those who pass it on; whoever applies it decodes it.
+    #[must_use]
+    pub fn peek(bytes: &[u8]) -> Option<Self> {
+        let head = bytes.get(..HEADER_BYTES)?;
+        if head[..8] != MAGIC || u32_at(head, 8) != VERSION {
+            return None;
+        }
+        parse_header(head).ok()
+    }
+}
+
 /// How a writer stores pages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Encoding {

@@ -5,10 +5,12 @@
 //! their directories and logs even when a test passes.
 
 pub mod blunt;
+pub mod certificates;
 pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod counter;
+pub mod damage;
 pub mod faulty_cluster;
 pub mod faulty_vfs;
 pub mod files;

@@ -109,7 +109,7 @@ const STEPS: [Step; 5] = [
     },
     Step {
         name: "test",
-        arguments: &["test", "--locked"],
+        arguments: &["test-all"],
         environment: &[],
     },
 ];
