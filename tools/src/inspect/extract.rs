@@ -33,16 +33,9 @@ impl Target {
     pub(super) fn at(directory: &Directory, index: u64) -> Result<Self, Failure> {
         let base = directory.base(index);
         let run = directory.log.as_ref().and_then(Log::run);
-        let known = match (run, base) {
-            (Some((first, last)), base) => {
-                let begin = directory.log.as_ref().map_or(first, |log| log.told_from);
-                (begin.saturating_sub(1)..=last).contains(&index)
-                    || base.is_some_and(|base| base.applied.index == index)
-            }
-            (None, Some(base)) => base.applied.index == index,
-            (None, None) => false,
-        };
-        if !known {
+        let is_base = base.is_some_and(|base| base.applied.index == index);
+        let is_in_log = directory.log.as_ref().is_some_and(|log| log.covers(index));
+        if !is_in_log && !is_base {
             return Err(Failure::new(match (run, base) {
                 (Some((first, last)), _) => format!(
                     "index {index} is not reachable: the log here has the entries {first} to {last}"
@@ -58,12 +51,9 @@ impl Target {
                 ),
             }));
         }
-        let change = directory.log.as_ref().and_then(|log| log.change_at(index));
-        if let Some(change) = change {
-            let delta = directory
-                .log
-                .as_ref()
-                .and_then(|log| log.delta(change.index()));
+        let log = directory.log.as_ref().filter(|_| is_in_log);
+        if let Some((log, change)) = log.and_then(|log| Some((log, log.change_at(index)?))) {
+            let delta = log.delta(change.index());
             return Ok(Self {
                 index,
                 page_size: delta.map_or(PageSize::DEFAULT, |delta| delta.header.page_size),
@@ -73,7 +63,7 @@ impl Target {
             });
         }
         // No transaction in the log up to there: it is the state of the record, if none is between.
-        let next = directory.log.as_ref().and_then(|log| log.changes.first());
+        let next = log.and_then(|log| log.changes.first());
         match base {
             Some(base) if next.is_none_or(|next| base.applied.index < next.index()) => Ok(Self {
                 index,
@@ -226,7 +216,11 @@ fn build(directory: &Directory, target: &Target, file: &File) -> Result<Option<M
         }
     }
     let mut written = BTreeSet::new();
-    if let Some(log) = &directory.log {
+    if let Some(log) = directory
+        .log
+        .as_ref()
+        .filter(|log| log.covers(target.index))
+    {
         let changes = log
             .changes
             .iter()

@@ -37,7 +37,8 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Opens a main file and, if there is one, its WAL, of which frames up to `frame_max` count.
+    /// Opens a main file and, if there is one, its WAL, of which frames up to `frame_max` count;
+    /// none if that is 0.
     /// `page_size` is taken if the file does not tell.
     pub(super) fn open(
         path: &Path,
@@ -46,6 +47,7 @@ impl Image {
     ) -> Result<Self, Failure> {
         let main = Source::open(path)?;
         let wal = Source::find(&beside(path, "-wal"))?;
+        let wal = wal.filter(|_| frame_max != Some(0));
         let overlay = wal.and_then(|wal| Overlay::read(wal, frame_max.unwrap_or(u32::MAX)));
         let head = main.read(0, DATABASE_HEAD_BYTES)?;
         let parsed = DatabaseHeader::parse(&head);

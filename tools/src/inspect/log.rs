@@ -301,6 +301,12 @@ impl Log {
         Some((first, last))
     }
 
+    /// Whether all entries are there that lead to the state at an index.
+    pub(super) fn covers(&self, index: u64) -> bool {
+        self.run()
+            .is_some_and(|(_, last)| (self.told_from.saturating_sub(1)..=last).contains(&index))
+    }
+
     /// Finds out what each entry of the last run did, from what a checkpoint record says about the
     /// state at some place; without one, on the assumption that the first delta took effect.
     pub(super) fn replay(&mut self, at: Option<(Position, Option<Position>)>) {
@@ -360,7 +366,11 @@ impl Log {
         last: u64,
         at: Option<(Position, Option<Position>)>,
     ) -> (Fence, u64) {
-        let Some((_, data)) = at else {
+        // A state before or behind the run says nothing about it.
+        let touches = |(applied, data): &(Position, Option<Position>)| {
+            applied.index.saturating_add(1) >= first && data.is_none_or(|data| data.index <= last)
+        };
+        let Some((_, data)) = at.filter(touches) else {
             let mut deltas = self
                 .entries
                 .range(first..=last)

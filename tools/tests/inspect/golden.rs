@@ -7,17 +7,18 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::samples::{SEGMENT, workbench};
-use crate::{process, text};
+use crate::{inspect, process, text};
 
 /// The name of a case and its arguments, run where the samples are.
 fn cases() -> Vec<(&'static str, Vec<String>)> {
     let segment = format!("node/log/{SEGMENT}");
     let damaged = format!("log-damaged/{SEGMENT}");
     let torn = format!("log-torn/{SEGMENT}");
-    let all: [(&str, &str); 38] = [
+    let all: [(&str, &str); 39] = [
         ("summary-database", "summary plain.db"),
         ("summary-wal", "summary plain.db-wal plain.db-shm"),
         ("summary-node", "summary node"),
+        ("summary-receiving", "summary receiving"),
         ("summary-segment", "summary SEGMENT"),
         ("summary-spool", "summary installing incoming-pages"),
         ("list-wal", "list plain.db-wal"),
@@ -162,6 +163,54 @@ fn exit_codes_say_what_was_found() {
     assert_eq!(code(&["show", &at("node"), "--entry", "77"]), Some(2));
     assert_eq!(code(&["frobnicate"]), Some(2));
     assert_eq!(code(&["--help"]), Some(0));
+}
+
+/// A node that was stopped between receiving an image and installing it.
+#[test]
+fn what_is_being_installed_counts_as_the_latest_state() {
+    let dir = workbench();
+    let (node, out) = (dir.path().join("receiving"), dir.path().join("then.db"));
+    let extract = |index: &str| {
+        drop(fs::remove_file(&out));
+        inspect(&["extract", text(&node), "--index", index, "-o", text(&out)])
+    };
+    let (code, said, errors) = extract("40");
+    assert_eq!(code, 0, "{said}{errors}");
+    let expected: Vec<u8> = [1, 2, 3].into_iter().flat_map(|page| [page; 512]).collect();
+    assert_eq!(fs::read(&out).unwrap(), expected);
+    // The log still leads to what was there before.
+    let (code, said, errors) = extract("6");
+    assert_eq!(code, 0, "{said}{errors}");
+    assert!(fs::read(&out).unwrap() == fs::read(node.join("db.sqlite")).unwrap());
+    assert_eq!(extract("39").0, 2);
+}
+
+/// Of a plain SQLite database: what it was after each transaction that is still in its WAL.
+#[test]
+fn a_database_is_taken_out_up_to_a_frame() {
+    let dir = workbench();
+    let out = dir.path().join("then.db");
+    for (frame, names) in [
+        ("0", "apple,pear,fig"),
+        ("1", "apple,pear,fig"),
+        ("2", "apple,pear,fig,plum"),
+        ("3", "apple,pear,fig,plum"),
+        ("4", "quince,pear,fig,plum"),
+        ("8", "quince,fig,plum"),
+        ("99", "quince,fig,plum"),
+    ] {
+        drop(fs::remove_file(&out));
+        let plain = dir.path().join("plain.db");
+        let run = inspect(&["extract", text(&plain), "--frame", frame, "-o", text(&out)]);
+        assert_eq!(run.0, 0, "{run:?}");
+        let database = rusqlite::Connection::open(&out).unwrap();
+        let sql = "SELECT group_concat(name) FROM (SELECT name FROM fruit ORDER BY id)";
+        let found: String = database.query_row(sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(found, names, "frame {frame}");
+        let check = "PRAGMA integrity_check";
+        let verdict: String = database.query_row(check, [], |row| row.get(0)).unwrap();
+        assert_eq!(verdict, "ok", "frame {frame}");
+    }
 }
 
 /// Nobody's files are touched: not their content, not their times, and nothing is left beside them.

@@ -56,6 +56,8 @@ pub(crate) fn workbench() -> tempfile::TempDir {
     )
     .unwrap();
     fs::write(at("installing"), spool()).unwrap();
+    copy(&at("node"), &at("receiving"));
+    fs::write(at("receiving/installing"), spool()).unwrap();
     fs::write(at("incoming-pages"), &spool()[..16 + 520 + 300]).unwrap();
     dir
 }
@@ -69,13 +71,13 @@ pub(crate) fn flip(path: &Path, offset: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-/// A complete spool of two pages, laid out by hand as its format says.
+/// A complete spool of all three pages of a database, laid out by hand as its format says.
 fn spool() -> Vec<u8> {
     let mut bytes = b"\x8eWLBSP\n\x1a".to_vec();
     bytes.extend(2_u32.to_le_bytes());
     bytes.extend(512_u32.to_le_bytes());
     let mut hash = DatabaseHash::default();
-    for number in [3_u32, 1] {
+    for number in [3_u32, 1, 2] {
         let image = [u8::try_from(number).unwrap(); 512];
         hash = hash.with(PageHash::of(PageNumber::new(number).unwrap(), &image));
         let mut hasher = crc32fast::Hasher::new();
