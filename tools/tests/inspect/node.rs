@@ -8,7 +8,7 @@ use serde_json::json;
 use wal_tests::client::{Client, Image, Outcome};
 use wal_tests::cluster::{Formation, ProcessCluster};
 
-use crate::samples::{SEGMENT, flip};
+use crate::samples::{SEGMENT, copy, flip};
 use crate::{inspect, objects, process, text};
 
 fn write(client: &Client, address: &str, sql: &str) {
@@ -26,15 +26,57 @@ fn write(client: &Client, address: &str, sql: &str) {
 
 #[test]
 fn every_state_of_a_running_node_can_be_taken_out_of_its_log() {
-    let mut cluster = ProcessCluster::start(1, &Formation::Expect, &[]);
+    // Checkpoints, segments and parts of transactions between any two of the states.
+    let flags = [
+        "-entry-bytes=131072",
+        "-log-segment=1048576",
+        "-raft-snap-wal-size=65536",
+    ];
+    let mut cluster = ProcessCluster::start(1, &Formation::Expect, &flags);
     let images = states(&cluster);
     let dir = cluster.data_dir(0).to_owned();
     for image in &images {
         assert_extracted(&dir, image);
     }
     assert_interval_shown(&dir, &images[0], &images[images.len() - 1]);
+    let (_, out, _) = inspect(&["list", text(&dir), "--json"]);
+    let staged = objects(&out, "entry")
+        .iter()
+        .filter(|entry| entry["effect"] == "staged")
+        .count();
+    assert!(staged > 0, "some transactions had several parts");
     cluster.stop(0);
-    assert_out_of_reach(&dir, &images);
+    let copied = tempfile::tempdir().unwrap();
+    copy(&dir, copied.path());
+    assert_out_of_reach(copied.path(), &images);
+    // Without a tail, what a checkpoint covers goes.
+    cluster
+        .arguments(0)
+        .splice(0..0, ["-log-tail", "0"].map(str::to_owned));
+    cluster.start_node(0);
+    cluster.wait_ready(0);
+    let (address, client) = (cluster.address(0).to_owned(), cluster.client().clone());
+    cluster.wait("the first segment to go", |_| {
+        write(
+            &client,
+            &address,
+            "INSERT INTO t(v) VALUES (hex(randomblob(20000)))",
+        );
+        match dir.join("log").join(SEGMENT).exists() {
+            false => Ok(()),
+            true => Err("it is there".to_owned()),
+        }
+    });
+    assert_extracted(&dir, &client.image(&address).unwrap());
+    let oldest = images[0].data_index.to_string();
+    let out = copied.path().join("oldest.db");
+    let (code, _, errors) = inspect(&["extract", text(&dir), "--index", &oldest, "-o", text(&out)]);
+    assert_eq!(code, 2);
+    assert!(
+        errors.contains("is not reachable: the log here has the entries"),
+        "{errors}"
+    );
+    assert_eq!(inspect(&["verify", text(&dir)]).0, 0);
 }
 
 /// The images of a database after each of some statements.
@@ -48,6 +90,7 @@ fn states(cluster: &ProcessCluster) -> Vec<Image> {
         "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 400)
          INSERT INTO t SELECT i, hex(randomblob(20)) FROM n",
         "UPDATE t SET v = zeroblob(9000) WHERE id % 50 = 0",
+        "UPDATE t SET v = hex(randomblob(2500)) WHERE id % 2 = 1",
         "DELETE FROM t WHERE id > 100",
         "VACUUM",
         "INSERT INTO t(v) VALUES ('the last row')",
@@ -128,7 +171,13 @@ fn assert_out_of_reach(dir: &Path, images: &[Image]) {
         .iter()
         .find(|entry| entry["index"] == json!(vacuum.data_index));
     let offset = usize::try_from(of_vacuum.unwrap()["offset"].as_u64().unwrap()).unwrap();
-    flip(&dir.join("log").join(SEGMENT), offset + 500);
+    let segment = of_vacuum.unwrap()["segment"].as_u64().unwrap();
+    let name = format!("{segment:016x}-");
+    let files = fs::read_dir(dir.join("log"))
+        .unwrap()
+        .map(|entry| entry.unwrap());
+    let mut files = files.filter(|file| file.file_name().to_str().unwrap().starts_with(&name));
+    flip(&files.next().unwrap().path(), offset + 60);
     let out = tempfile::tempdir().unwrap();
     let file = out.path().join("then.db");
     let extract = |index: u64| {
