@@ -25,6 +25,7 @@
 //! | `contact` | hearing from its leader |
 //! | `progress`, `room` | how far each member is; room on this one's disk |
 //! | `health`, `notices` | what is wrong, what an operator is told |
+//! | `decoders` | the door of the fuzz targets |
 //! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
 //!
 //! Invariants:
@@ -45,6 +46,8 @@ mod attendance;
 mod backup;
 mod caller;
 mod contact;
+#[doc(hidden)]
+pub mod decoders;
 mod dismissal;
 mod errand;
 mod error;
@@ -69,6 +72,7 @@ mod membership;
 mod memory;
 mod network;
 mod notices;
+mod offline;
 mod open;
 mod options;
 mod outlets;
@@ -114,6 +118,7 @@ pub use error::Error;
 pub use facts::SqliteFacts;
 pub use footprint::Footprint;
 pub use image::ImageReader;
+pub use offline::{Offline, recover_offline};
 pub use options::NodeOptions;
 pub use progress::Progress;
 pub use refounding::{Recovery, RecoveryMember};

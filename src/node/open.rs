@@ -572,7 +572,7 @@ fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
 }
 
 /// Only the operator's account reads what the database contains.
-fn create_dir(options: &NodeOptions) -> Result<(), Error> {
+pub(super) fn create_dir(options: &NodeOptions) -> Result<(), Error> {
     let dir = &options.data_dir;
     let create = || {
         fs::create_dir_all(dir)?;

@@ -19,7 +19,7 @@ use super::options::NodeOptions;
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::spool::Spool;
 use crate::raft::codec::{decode_membership, encode_membership};
-use crate::raft::log::{Log, LogIdentity, LogOptions, RealFiles};
+use crate::raft::log::{Files, Log, LogIdentity, LogOptions, RealFiles};
 use crate::raft::{StoredMembership, log_id_of, position_of};
 use crate::sqlite::{Change, PageHashes, Record, Redo, StartLock};
 use crate::wal::{ClusterId, DatabaseHash, Delta, DeltaHeader, PageNumber, Position};
@@ -42,14 +42,21 @@ pub(crate) struct Recovered {
 }
 
 fn open_log(options: &NodeOptions, identity: LogIdentity) -> Result<Log, Error> {
-    let dir = options.data_dir.join("log");
-    fs::create_dir_all(&dir).map_err(Error::io(format!("create {}", dir.display())))?;
-    let files = RealFiles::open(&dir).map_err(Error::io(format!("open {}", dir.display())))?;
+    let files = match &options.log_files {
+        Some(files) => Arc::clone(files),
+        None => real_files(&options.data_dir.join("log"))?,
+    };
     let sizes = LogOptions {
         segment_bytes: options.log_segment_bytes,
         ..LogOptions::default()
     };
-    Ok(Log::open(Arc::new(files), identity, sizes)?)
+    Ok(Log::open(files, identity, sizes)?)
+}
+
+fn real_files(dir: &Path) -> Result<Arc<dyn Files>, Error> {
+    fs::create_dir_all(dir).map_err(Error::io(format!("create {}", dir.display())))?;
+    let files = RealFiles::open(dir).map_err(Error::io(format!("open {}", dir.display())))?;
+    Ok(Arc::new(files))
 }
 
 /// Brings log and database together. Blocks.
@@ -289,6 +296,7 @@ fn install(
 
 /// The redone image is covered by a record now.
 fn remove_installed(dir: &Path) -> Result<(), Error> {
+    tracing::debug!("the checkpoint record covers what was redone");
     match fs::remove_file(dir.join(super::spool::INSTALLING)) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use super::error::EndCode;
 use super::pki::CertificateOptions;
 use super::renewal::{Notice, Renewal};
 use super::server::{self, Handler};
+use super::sockets::{Sockets, SystemSockets};
 use super::tls::{BoxError, Tls};
 use super::trust::{Side, Trust, chain_of};
 use super::{ClusterKey, TransportError, limits};
@@ -82,6 +83,17 @@ impl Endpoint {
     /// [`TransportError::Security`] for [`Security::Loopback`] on another address, else
     /// [`TransportError::Bind`].
     pub fn bind(options: &EndpointOptions) -> Result<Self, TransportError> {
+        Self::bind_over(&SystemSockets, options)
+    }
+
+    /// As [`Self::bind`], with a socket from somewhere else.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_over(
+        sockets: &dyn Sockets,
+        options: &EndpointOptions,
+    ) -> Result<Self, TransportError> {
         let addr = options.bind;
         let loopback = addr.ip().to_canonical().is_loopback();
         if matches!(options.security, Security::Loopback) && !loopback {
@@ -97,7 +109,7 @@ impl Endpoint {
                 reason: reason.to_string(),
             },
         };
-        let (inner, renewal) = Inner::open(options).map_err(failed)?;
+        let (inner, renewal) = Inner::open(sockets, options).map_err(failed)?;
         let inner = Arc::new(inner);
         if let Some(renewal) = renewal {
             inner.runtime.spawn(renewal.run(Arc::downgrade(&inner)));
@@ -194,7 +206,10 @@ struct Registry {
 }
 
 impl Inner {
-    fn open(options: &EndpointOptions) -> Result<(Self, Option<Renewal>), BoxError> {
+    fn open(
+        sockets: &dyn Sockets,
+        options: &EndpointOptions,
+    ) -> Result<(Self, Option<Renewal>), BoxError> {
         if options.node == 0 {
             return Err("zero is no node id".into());
         }
@@ -217,12 +232,10 @@ impl Inner {
         let mut tls = tls;
         let (reset_secret, trust) = (tls.reset_secret, tls.trust.take());
         let (client_config, server_config) = configs(tls, &transport);
-        let socket = UdpSocket::bind(options.bind)?;
-        enlarge_buffers(&socket);
-        let endpoint = quinn::Endpoint::new(
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
             endpoint_config(&reset_secret),
             Some(server_config),
-            socket,
+            sockets.bind(options.bind)?,
             Arc::new(quinn::TokioRuntime),
         )?;
         let inner = Self {
@@ -497,16 +510,6 @@ fn transport_config(
         .send_window(limits::SEND_WINDOW_BYTES)
         .datagram_receive_buffer_size(None);
     Ok(config)
-}
-
-/// The usual 208 KiB overflow while a large entry arrives and the runtime is busy, and every lost
-/// packet costs a retransmission. The operating system may give less than asked for (`rmem_max`,
-/// `wmem_max`) or nothing; QUIC works with any size.
-fn enlarge_buffers(socket: &UdpSocket) {
-    if let Ok(state) = quinn::udp::UdpSocketState::new(socket.into()) {
-        let _ = state.set_recv_buffer_size(socket.into(), limits::SOCKET_BUFFER_BYTES);
-        let _ = state.set_send_buffer_size(socket.into(), limits::SOCKET_BUFFER_BYTES);
-    }
 }
 
 /// A restarted node sends the same reset tokens as before, so its peers learn at the next packet

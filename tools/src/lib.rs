@@ -3,3 +3,4 @@
 pub mod inspect;
 pub mod licences;
 pub mod pages;
+pub mod programs;

@@ -14,6 +14,7 @@ use super::super::tally::NodeCounter;
 use super::super::upkeep::Checkpointed;
 use super::recorder::{Asker, Save};
 use super::{OwnerThread, Recorded, State};
+use crate::planted::{self, Bug};
 use crate::raft::StoredMembership;
 use crate::raft::codec::encode_membership;
 use crate::sqlite::{self, Backfill, Checkpoint};
@@ -310,7 +311,14 @@ impl OwnerThread {
         };
         // As before a piece.
         let applied = state.fence.last_applied.expect("settled implies applied");
-        self.context.log.persist_committed_blocking(applied)?;
+        if !planted::is(Bug::CommittedNotDurable) {
+            self.context.log.persist_committed_blocking(applied)?;
+        }
+        if planted::is(Bug::RecordBeforePages) {
+            let membership = encode_membership(state.settled_membership());
+            open.database
+                .save_record(settled, state.fence.last_data, &membership)?;
+        }
         let backfill = match open.database.checkpoint(Checkpoint::Restart { wait }) {
             Ok(backfill) => backfill,
             Err(error) => return self.met_damage(error),

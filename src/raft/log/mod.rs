@@ -248,6 +248,12 @@ impl Log {
         self.shared.bytes.load(std::sync::atomic::Ordering::Relaxed)
     }
 
+    /// Entries cut off the end since the log was opened, because another leader replaced them.
+    pub fn cut_off(&self) -> u64 {
+        let cut_off = &self.shared.cut_off;
+        cut_off.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Why the log is latched, if it is.
     pub fn failure(&self) -> Option<String> {
         self.shared.failed.borrow().clone()
