@@ -10,7 +10,7 @@ use crate::wal::{DeltaHeader, Position};
 
 /// What is to be done with a delta.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// Publish its pages, together with those of the stage if it is a last part.
     Accept,
     /// Nothing: it was executed on another database state, or parts of it are missing.
@@ -21,7 +21,7 @@ pub(crate) enum Verdict {
 
 /// The parts of a large transaction that have arrived so far.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Stage {
+pub struct Stage {
     origin: u64,
     epoch: u64,
     sequence: u64,
@@ -29,23 +29,24 @@ pub(crate) struct Stage {
     next: u32,
     term: u64,
     /// The entry before the first part; nothing durable may pass it while the stage is open.
-    pub(crate) floor: Option<Position>,
+    pub floor: Option<Position>,
 }
 
 /// The state of the fence after some prefix of the log.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Fence {
+pub struct Fence {
     /// The last entry of any kind.
-    pub(crate) last_applied: Option<Position>,
+    pub last_applied: Option<Position>,
     /// The last data entry that was accepted.
-    pub(crate) last_data: Option<Position>,
+    pub last_data: Option<Position>,
     /// The open stage.
-    pub(crate) stage: Option<Stage>,
+    pub stage: Option<Stage>,
 }
 
 impl Fence {
     /// The state that a checkpoint record or a snapshot carries; no stage is open there.
-    pub(crate) const fn at(applied: Option<Position>, data: Option<Position>) -> Self {
+    #[must_use]
+    pub const fn at(applied: Option<Position>, data: Option<Position>) -> Self {
         Self {
             last_applied: applied,
             last_data: data,
@@ -55,19 +56,20 @@ impl Fence {
 
     /// Up to where everything is in the database: the last applied entry, or the one before the
     /// first part of an open stage.
-    pub(crate) fn settled(&self) -> Option<Position> {
+    #[must_use]
+    pub fn settled(&self) -> Option<Position> {
         self.stage.map_or(self.last_applied, |stage| stage.floor)
     }
 
     /// Takes note of an entry that carries no delta.
-    pub(crate) fn pass(&mut self, position: Position) {
+    pub fn pass(&mut self, position: Position) {
         self.drop_stage_before(position.term);
         self.last_applied = Some(position);
     }
 
     /// What to do with a delta; [`Fence::pass`] or [`Fence::judge`] is called once for each entry,
     /// in log order.
-    pub(crate) fn judge(&mut self, header: &DeltaHeader, position: Position) -> Verdict {
+    pub fn judge(&mut self, header: &DeltaHeader, position: Position) -> Verdict {
         self.drop_stage_before(position.term);
         let continued = self.stage.filter(|stage| {
             (stage.origin, stage.epoch, stage.sequence)

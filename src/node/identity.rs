@@ -25,16 +25,16 @@ use crate::wal::ClusterId;
 
 /// The durable identity of a node.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Identity {
+pub struct Identity {
     /// Drawn when the data directory was created.
-    pub(crate) raft_id: u64,
+    pub raft_id: u64,
     /// The cluster this node belongs to, once it does.
-    pub(crate) cluster: Option<ClusterId>,
+    pub cluster: Option<ClusterId>,
     /// Whether this node drew the cluster id. Only such a node may initialise Raft: one that was
     /// taken into a cluster must wait for its leader, whatever flags it is started with.
-    pub(crate) founder: bool,
+    pub founder: bool,
     /// `-node-id`, or the advertised Raft address of the first start.
-    pub(crate) name: String,
+    pub name: String,
 }
 
 impl Identity {
@@ -97,7 +97,12 @@ impl Identity {
         bytes
     }
 
-    fn decode(bytes: &[u8], file: &Path) -> Result<Self, Error> {
+    /// Reads an identity from memory; `file` is named in errors.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`, and `Configuration` for a version of another program.
+    pub fn decode(bytes: &[u8], file: &Path) -> Result<Self, Error> {
         let corrupt = |what: &str| Error::Corrupt {
             what: what.to_owned(),
             file: file.to_owned(),
@@ -169,7 +174,8 @@ pub(crate) fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), 
     write().map_err(Error::io(format!("write {}", path.display())))
 }
 
-const FILE: &str = "identity";
+/// The name of the file in the data directory.
+pub const FILE: &str = "identity";
 const MAGIC: [u8; 8] = [0x8e, b'W', b'L', b'B', b'I', b'D', b'\n', 0x1a];
 const VERSION: u32 = 1;
 const HEAD_BYTES: usize = 44;

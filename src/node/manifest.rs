@@ -22,17 +22,25 @@ use crate::wal::{DatabaseHash, PageCount, PageSize, Position};
 
 /// The head of a snapshot, on the wire and in its spool file.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Manifest {
-    pub(crate) applied: Position,
-    pub(crate) data: Option<Position>,
-    pub(crate) membership: StoredMembership,
-    pub(crate) page_size: PageSize,
-    pub(crate) page_count: PageCount,
-    pub(crate) hash: DatabaseHash,
+pub struct Manifest {
+    /// The last entry that is in the pages.
+    pub applied: Position,
+    /// The last data entry accepted.
+    pub data: Option<Position>,
+    /// The membership there.
+    pub membership: StoredMembership,
+    /// The page size of the database.
+    pub page_size: PageSize,
+    /// How many pages it has.
+    pub page_count: PageCount,
+    /// The hash of all of them.
+    pub hash: DatabaseHash,
 }
 
 impl Manifest {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let membership = encode_membership(&self.membership);
         let mut bytes = Vec::with_capacity(HEAD_BYTES + membership.len() + 4);
         bytes.extend_from_slice(&MAGIC);
@@ -50,8 +58,12 @@ impl Manifest {
         bytes
     }
 
-    /// Reads a manifest; the text says what is wrong with it.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    ///
+    /// A text that says what is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         if bytes.len() < HEAD_BYTES + 4 || bytes[..8] != MAGIC {
             return Err("not a snapshot manifest".to_owned());
         }

@@ -131,6 +131,16 @@ pub use transfers::TransferStatus;
 pub use upkeep::Checkpointed;
 pub use upload::{Content, Upload};
 
+/// The files of a node as they are on disk, and the rule by which entries take effect: for tools
+/// that look into a data directory, which may be in use. What is public of these types does not
+/// write.
+pub mod files {
+    pub use super::fence::{Fence, Stage, Verdict};
+    pub use super::identity::{FILE as IDENTITY, Identity};
+    pub use super::manifest::Manifest;
+    pub use super::spool::{INCOMING, INSTALLING, Incoming};
+}
+
 pub use crate::sqlite::{
     Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
     Syntax, Value,

@@ -51,7 +51,7 @@ struct Slot {
 
 /// Pages that are being received.
 #[derive(Debug)]
-pub(crate) struct Incoming {
+pub struct Incoming {
     file: File,
     path: PathBuf,
     page_size: PageSize,
@@ -81,6 +81,48 @@ impl Incoming {
         Ok(Some(found))
     }
 
+    /// What is in a file of received pages, up to where it ends or is damaged, without writing to
+    /// it: the spool of an installation, or one that is still being filled. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// `Io`; `Corrupt` if not even its header can be read.
+    pub fn read_only(path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(Error::io(format!("open {}", path.display())))?;
+        let page_size = read_header(&file).map_err(|what| Error::Corrupt {
+            what,
+            file: path.to_owned(),
+            advice: REBUILD,
+        })?;
+        let mut found = Self {
+            file,
+            path: path.to_owned(),
+            page_size,
+            slots: BTreeMap::new(),
+        };
+        let scanned = found.scan();
+        scanned.map_err(Error::io(format!("read {}", path.display())))?;
+        Ok(found)
+    }
+
+    /// The pages it has, in page order, each with the offset of its record in the file.
+    pub fn contents(&self) -> impl Iterator<Item = (PageNumber, u64, PageHash)> + '_ {
+        self.slots.iter().map(|(page, slot)| {
+            let offset = record_offset(slot.ordinal, self.page_size);
+            (*page, offset, PageHash(u128::from_le_bytes(slot.hash)))
+        })
+    }
+
+    /// The image of a page it has. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// `Io`, also if it has changed since.
+    pub fn image(&self, page: PageNumber) -> Option<Result<Vec<u8>, sqlite::Error>> {
+        let slot = self.slots.get(&page)?;
+        Some(self.read(page, *slot))
+    }
+
     /// An empty one in place of what was there. Blocks.
     pub(crate) fn create(dir: &Path, page_size: PageSize) -> Result<Self, Error> {
         let path = dir.join(INCOMING);
@@ -104,7 +146,9 @@ impl Incoming {
         })
     }
 
-    pub(crate) fn page_size(&self) -> PageSize {
+    /// The size of each page.
+    #[must_use]
+    pub fn page_size(&self) -> PageSize {
         self.page_size
     }
 
@@ -261,25 +305,18 @@ impl Spool {
     pub(crate) fn pending(dir: &Path) -> Result<Option<Self>, Error> {
         remove_litter(dir)?;
         let path = dir.join(INSTALLING);
-        let context = || format!("open {}", path.display());
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(context())(error)),
+        let pages = match Incoming::read_only(&path) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            read => read?,
         };
+        let page_size = pages.page_size;
         let corrupt = |what: String| Error::Corrupt {
             what,
             file: path.clone(),
             advice: REBUILD,
         };
-        let page_size = read_header(&file).map_err(corrupt)?;
-        let mut pages = Incoming {
-            file,
-            path: path.clone(),
-            page_size,
-            slots: BTreeMap::new(),
-        };
-        pages.scan().map_err(Error::io(context()))?;
         let manifest = pages.trailer().map_err(corrupt)?;
         if manifest.page_size != page_size {
             return Err(corrupt("two page sizes".to_owned()));
@@ -314,7 +351,11 @@ impl Spool {
 
 impl Incoming {
     /// The manifest behind the last record.
-    fn trailer(&self) -> Result<Manifest, String> {
+    ///
+    /// # Errors
+    ///
+    /// A text that says why there is none, as in a spool that is not complete.
+    pub fn trailer(&self) -> Result<Manifest, String> {
         let count = u32::try_from(self.slots.len()).expect("page numbers are 32 bits");
         let offset = record_offset(count, self.page_size);
         let mut head = [0; 8];
@@ -391,8 +432,10 @@ fn remove_litter(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-pub(crate) const INSTALLING: &str = "installing";
-pub(crate) const INCOMING: &str = "incoming-pages";
+/// The name of a spool that is complete.
+pub const INSTALLING: &str = "installing";
+/// The name of a spool that is being filled.
+pub const INCOMING: &str = "incoming-pages";
 const MAGIC: [u8; 8] = [0x8e, b'W', b'L', b'B', b'S', b'P', b'\n', 0x1a];
 const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 16;

@@ -50,6 +50,9 @@ pub struct PageHashes {
 }
 
 impl PageHashes {
+    /// The name of the side file in the data directory.
+    pub const FILE_NAME: &'static str = FILE_NAME;
+
     /// The table of a database without pages.
     #[must_use]
     pub fn new(page_size: PageSize) -> Self {
@@ -111,7 +114,7 @@ impl PageHashes {
     }
 
     /// Cuts off the pages beyond the page count, or adds pages whose hash is still zero.
-    pub(super) fn resize(&mut self, page_count: PageCount) {
+    pub fn resize(&mut self, page_count: PageCount) {
         let pages = page_count.0 as usize;
         for cut in self.hashes.iter_from(pages) {
             self.sum = self.sum.without(cut);
@@ -125,7 +128,7 @@ impl PageHashes {
     }
 
     /// Replaces the hash of a page within the page count.
-    pub(super) fn replace(&mut self, page: PageNumber, hash: PageHash) {
+    pub fn replace(&mut self, page: PageNumber, hash: PageHash) {
         let index = index_of(page);
         if let Some(old) = self.hashes.get(index) {
             self.sum = self.sum.without(old).with(hash);
@@ -135,22 +138,36 @@ impl PageHashes {
     }
 
     /// Adds all entries up again.
-    pub(super) fn recompute_sum(&mut self) {
+    pub fn recompute_sum(&mut self) {
         self.sum = self
             .hashes
             .iter_from(0)
             .fold(DatabaseHash(0), DatabaseHash::with);
     }
 
-    /// Reads the side file. Entries it does not have are zero; extra ones are ignored.
+    /// Reads the side file of a data directory. Entries it does not have are zero; extra ones are
+    /// ignored.
     pub(super) fn load(
         dir: &Path,
         page_size: PageSize,
         page_count: PageCount,
     ) -> Result<Self, Error> {
-        let path = path_in(dir);
-        let mut file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
-        check_header(&mut file, &path, page_size)?;
+        Self::read(&path_in(dir), Some(page_size), page_count)
+    }
+
+    /// Reads a side file. Entries it does not have are zero; extra ones are ignored. Without a page
+    /// size, the one that the file names is taken.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`, `Unsupported`, `Io`.
+    pub fn read(
+        path: &Path,
+        page_size: Option<PageSize>,
+        page_count: PageCount,
+    ) -> Result<Self, Error> {
+        let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let page_size = check_header(&mut file, path, page_size)?;
         let mut hashes = HashTable::new();
         let mut bytes = Vec::new();
         let mut left = u64::from(page_count.0) * ENTRY_BYTES as u64;
@@ -160,7 +177,7 @@ impl PageHashes {
             let read = (&mut file)
                 .take(part)
                 .read_to_end(&mut bytes)
-                .map_err(|e| Error::io("read", &path, e))?;
+                .map_err(|e| Error::io("read", path, e))?;
             for bytes in bytes.as_chunks::<ENTRY_BYTES>().0 {
                 hashes.push(entry(bytes));
             }
@@ -273,25 +290,35 @@ fn header(page_size: PageSize) -> [u8; ENTRY_BYTES] {
     header
 }
 
-fn check_header(file: &mut File, path: &Path, page_size: PageSize) -> Result<(), Error> {
+/// The page size that the header names, which must be the one `expected`.
+fn check_header(
+    file: &mut File,
+    path: &Path,
+    expected: Option<PageSize>,
+) -> Result<PageSize, Error> {
     let mut found = [0; ENTRY_BYTES];
     file.read_exact(&mut found)
         .map_err(|_| Error::corrupt("the header is cut short", path, 0))?;
-    let expected = header(page_size);
-    if found[0..4] != expected[0..4] {
+    let word = |offset: usize| {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|byte| found[offset + byte]);
+        u32::from_le_bytes([a, b, c, d])
+    };
+    if found[0..4] != MAGIC {
         return Err(Error::corrupt("not a table of page hashes", path, 0));
     }
-    if found[4..8] != expected[4..8] {
-        let version = u32::from_le_bytes([found[4], found[5], found[6], found[7]]);
+    let version = word(4);
+    if version != VERSION {
         return Err(Error::Unsupported {
             file: path.to_owned(),
             version,
         });
     }
-    if found != expected {
-        return Err(Error::corrupt("the page size is another one", path, 8));
+    let another = || Error::corrupt("the page size is another one", path, 8);
+    let named = PageSize::new(word(8)).ok_or_else(another)?;
+    if found != header(expected.unwrap_or(named)) {
+        return Err(another());
     }
-    Ok(())
+    Ok(named)
 }
 
 #[cfg(test)]

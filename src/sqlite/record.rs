@@ -238,7 +238,12 @@ impl Record {
         bytes
     }
 
-    fn decode(bytes: &[u8], path: &Path) -> Result<Self, Error> {
+    /// Reads a record from memory; `path` is named in errors.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`, `Unsupported`.
+    pub fn decode(bytes: &[u8], path: &Path) -> Result<Self, Error> {
         let corrupt = |what, offset| Error::corrupt(what, path, offset);
         let mut fields = Fields { bytes, at: 0 };
         let short = || corrupt("the record is cut short", bytes.len() as u64);

@@ -220,6 +220,18 @@ impl Delta {
         self.entries().map(|entry| entry.page)
     }
 
+    /// How each page is stored, ascending: its bytes in the delta, and how they are encoded.
+    pub fn page_table(&self) -> impl Iterator<Item = (PageNumber, usize, Encoding)> + '_ {
+        self.entries().map(|entry| {
+            let encoding = if entry.raw {
+                Encoding::Raw
+            } else {
+                Encoding::Zstd
+            };
+            (entry.page, entry.length, encoding)
+        })
+    }
+
     /// Its pages, ascending, each exactly one page size long.
     ///
     /// An item is an error if a compressed page does not decompress to that. Who must not apply

@@ -177,6 +177,10 @@ mod tests {
         let bytes = writer.finish();
         assert_eq!((bytes[168], bytes[180]), (ENCODING_RAW, ENCODING_ZSTD));
         let delta = Delta::decode(bytes).unwrap();
+        let stored: Vec<_> = delta.page_table().collect();
+        assert_eq!(stored[0], (PageNumber::new(2).unwrap(), 512, Encoding::Raw));
+        assert_eq!((stored[1].0.number(), stored[1].2), (9, Encoding::Zstd));
+        assert!(stored[1].1 < 512);
         let pages: Vec<_> = delta.pages().map(Result::unwrap).collect();
         assert_eq!(&*pages[0].1, &noise[..]);
         assert_eq!(&*pages[1].1, &[1; 512][..]);

@@ -199,6 +199,23 @@ impl WalHeader {
         })
     }
 
+    /// What a damaged header says nevertheless, unchecked: for tools that show as much of a file as
+    /// can be read. `None` if it does not even name a page size.
+    #[must_use]
+    pub fn salvage(bytes: &[u8]) -> Option<Self> {
+        let bytes = head::<WAL_HEADER_BYTES>(bytes).ok()?;
+        Some(Self {
+            order: if u32_at(bytes, 0) == ByteOrder::Big.magic() {
+                ByteOrder::Big
+            } else {
+                ByteOrder::Little
+            },
+            page_size: PageSize::new(u32_at(bytes, 8))?,
+            checkpoint_sequence: u32_at(bytes, 12),
+            salts: salts_at(bytes, 16),
+        })
+    }
+
     /// The 32 bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; WAL_HEADER_BYTES] {
@@ -359,7 +376,12 @@ mod tests {
             assert_eq!(WalHeader::parse(&bytes), Ok(header));
             for length in 0..bytes.len() {
                 assert!(WalHeader::parse(&bytes[..length]).is_err());
+                assert!(WalHeader::salvage(&bytes[..length]).is_none());
             }
+            let mut damaged = bytes;
+            damaged[30] ^= 1;
+            assert!(WalHeader::parse(&damaged).is_err());
+            assert_eq!(WalHeader::salvage(&damaged), Some(header));
             let frame = FrameHeader::seal(
                 PageNumber::FIRST,
                 Some(PageCount(3)),

@@ -1,4 +1,6 @@
 //! Tools.
 
+pub mod inspect;
 pub mod licences;
+pub mod pages;
 pub mod programs;

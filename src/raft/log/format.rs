@@ -141,9 +141,17 @@ pub(super) struct SegmentHeader {
 
 /// Why a segment header is refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum HeaderFault {
-    Damaged { offset: u64 },
-    Unsupported { version: u32 },
+pub enum HeaderFault {
+    /// It is no segment header, or not as it was written.
+    Damaged {
+        /// Where, in bytes from the beginning of the segment.
+        offset: u64,
+    },
+    /// Written by a newer version of this program.
+    Unsupported {
+        /// The version it names.
+        version: u32,
+    },
 }
 
 impl SegmentHeader {
@@ -444,6 +452,13 @@ pub(super) enum Step {
 impl<'a> RawRecord<'a> {
     /// Reads the record at the beginning of `bytes`, chained to `chain`.
     pub(super) fn decode(bytes: &'a [u8], place: Place, chain: u32) -> Option<Self> {
+        let (record, is_sound) = Self::read(bytes, place, chain)?;
+        is_sound.then_some(record)
+    }
+
+    /// The same, whatever its checksum: what lies between its length and its end, and whether the
+    /// checksum is right. `None` if not even that can be.
+    pub(super) fn read(bytes: &'a [u8], place: Place, chain: u32) -> Option<(Self, bool)> {
         let head: &[u8; RECORD_HEAD_BYTES] = bytes.get(..RECORD_HEAD_BYTES)?.try_into().ok()?;
         let mut fields = Fields::new("record", head);
         let (length, crc) = (fields.u32().ok()? as usize, fields.u32().ok()?);
@@ -455,13 +470,14 @@ impl<'a> RawRecord<'a> {
         if padding.iter().any(|byte| *byte != 0) {
             return None;
         }
-        let sound = crc == place.record_crc(chain, head, [body, &[]]);
-        sound.then_some(Self {
+        let is_sound = crc == place.record_crc(chain, head, [body, &[]]);
+        let record = Self {
             kind,
             body,
             bytes: padded(end),
             chain: crc,
-        })
+        };
+        Some((record, is_sound))
     }
 
     /// What the record says. Its CRC is right, so an error is not a torn write.

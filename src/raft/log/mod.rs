@@ -15,6 +15,7 @@
 //! | `queue` | what was submitted and is not yet written |
 //! | `writer` | the thread that writes |
 //! | `store` | openraft's storage interface |
+//! | `survey` | reading a segment for its own sake, past damage; for tools |
 //!
 //! After a failed write or sync the log is *latched*: every later call fails, nothing is retried. A
 //! sync that failed once says nothing when it succeeds the second time, because the kernel may
@@ -27,6 +28,7 @@ mod queue;
 mod recover;
 mod segment;
 mod store;
+mod survey;
 mod table;
 mod walk;
 mod writer;
@@ -42,6 +44,10 @@ use writer::Owner;
 
 pub use failure::LogError;
 pub use files::{File, Files, RealFiles};
+pub use format::HeaderFault;
+pub use recover::Verdict;
+pub use segment::SegmentName;
+pub use survey::{Finding, LogRecord, SegmentFacts, Soundness, Survey};
 
 /// The largest entry that is accepted, in bytes, encoded: far above what is ever proposed, far
 /// below what the length fields hold.

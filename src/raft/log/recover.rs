@@ -48,7 +48,7 @@ pub(super) enum Next {
 
 /// What is done.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// Take the batch and look behind it.
     Take,
     /// The segment ends here.

@@ -27,18 +27,21 @@ const SUFFIX: &str = ".log";
 /// A segment's name: `<number>-<first index>.log`, both in 16 hexadecimal digits, so that names
 /// sort as the log runs.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) struct SegmentName {
-    pub(super) number: u64,
-    pub(super) first_index: u64,
+pub struct SegmentName {
+    /// The number of the segment, from 1.
+    pub number: u64,
+    /// The index of the entry that is next when the segment begins.
+    pub first_index: u64,
 }
 
 impl SegmentName {
-    pub(super) fn text(self) -> String {
+    /// The name.
+    pub fn text(self) -> String {
         format!("{:016x}-{:016x}{SUFFIX}", self.number, self.first_index)
     }
 
     /// Reads a name; `None` = this file is no segment.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let (number, first_index) = text.strip_suffix(SUFFIX)?.split_once('-')?;
         let name = Self {
             number: u64::from_str_radix(number, 16).ok()?,

@@ -244,7 +244,7 @@ impl Walk {
     }
 }
 
-fn next_of(next: Option<&SegmentHeader>, end: usize, chain: u32) -> Next {
+pub(super) fn next_of(next: Option<&SegmentHeader>, end: usize, chain: u32) -> Next {
     match next {
         None => Next::Absent,
         Some(next) if next.previous_end == end as u64 && next.previous_chain == chain => {
@@ -255,7 +255,12 @@ fn next_of(next: Option<&SegmentHeader>, end: usize, chain: u32) -> Next {
 }
 
 /// The batch at `start`, if its header and every record of it are sound.
-fn read_batch(bytes: &[u8], start: usize, place: Place, mut chain: u32) -> Option<BatchHead> {
+pub(super) fn read_batch(
+    bytes: &[u8],
+    start: usize,
+    place: Place,
+    mut chain: u32,
+) -> Option<BatchHead> {
     let head = BatchHead::decode(bytes, start, place)?;
     let mut offset = start.checked_add(BATCH_HEAD_BYTES)?;
     let end = offset.checked_add(head.bytes)?;
