@@ -20,6 +20,7 @@
 mod interposed;
 mod kept;
 mod oracle;
+mod planted;
 mod story;
 
 use std::collections::BTreeMap;
