@@ -31,6 +31,7 @@ use openraft::async_runtime::WatchReceiver as _;
 use super::admission::{is_settled, membership};
 use super::error::Error;
 use super::identity::{Identity, random_u64, write_durably};
+use super::lineage::RESTART;
 use super::options::NodeOptions;
 use super::running::Inner;
 use crate::raft::log::LogError;
@@ -93,7 +94,7 @@ pub(crate) fn begin(options: &mut NodeOptions, damage: &Error) -> Result<(), Err
 }
 
 /// What is damaged, without advice that does not fit here.
-fn what(damage: &Error) -> String {
+pub(crate) fn what(damage: &Error) -> String {
     match damage {
         Error::Log(LogError::Corrupt { what, file, offset }) => format!(
             "the log is damaged in its interior: {what} in {} at offset {offset}",
@@ -323,8 +324,7 @@ pub(crate) async fn recall(inner: Arc<Inner>) {
             if let Err(error) = order(&inner.options.data_dir, &why) {
                 tracing::error!(%error, "this node cannot be rebuilt");
             }
-            let advice = "start this node again, and it is rebuilt from its peers";
-            return inner.health.fail(format!("{why}; {advice}"));
+            return inner.health.fail(format!("{why}; {RESTART}"));
         }
     }
 }

@@ -109,6 +109,8 @@ counted! {
         AutoVacuumsFailed = ("store", "num_auto_vacuums_failed"),
         /// Times that SQLite's WAL went into the main file, all of it.
         Checkpoints = ("db", "checkpoints"),
+        /// Pieces of it that went before the rest.
+        CheckpointPieces = ("db", "checkpoint_pieces"),
         /// Times that a reader or a transfer was in the way of that.
         CheckpointsIncomplete = ("db", "checkpoints_incomplete"),
         /// Changes of the leader, or of its term, as this node saw them.

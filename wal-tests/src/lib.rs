@@ -5,10 +5,12 @@
 //! their directories and logs even when a test passes.
 
 pub mod blunt;
+pub mod certificates;
 pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod counter;
+pub mod damage;
 pub mod faulty_cluster;
 pub mod faulty_vfs;
 pub mod files;
@@ -23,6 +25,7 @@ pub mod raw;
 pub mod recorder;
 pub mod replica;
 pub mod seed;
+pub mod simulation;
 pub mod sql_workload;
 pub mod torn_disk;
 pub mod trace;

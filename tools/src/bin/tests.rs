@@ -11,21 +11,12 @@
 use std::collections::VecDeque;
 use std::env;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use serde_json::Value;
-
-/// A test program that cargo has built.
-struct Program {
-    name: String,
-    path: PathBuf,
-    /// Where its package is: the directory in which cargo would start it.
-    package: PathBuf,
-}
+use tools::programs::{self, Program};
 
 /// What became of one.
 struct Ended {
@@ -36,7 +27,7 @@ struct Ended {
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = env::args().skip(1).collect();
-    let programs = match build() {
+    let programs = match programs::build(&[]) {
         Ok(programs) => programs,
         Err(reason) => {
             eprintln!("tests: {reason}");
@@ -62,41 +53,6 @@ fn main() -> ExitCode {
     report(&ended, begun.elapsed().as_secs_f64())
 }
 
-/// Builds the test programs of the default members.
-fn build() -> Result<Vec<Program>, String> {
-    let output = cargo(&["test", "--locked", "--no-run"])
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| format!("cargo does not start: {error}"))?;
-    if !output.status.success() {
-        return Err("the tests do not build".to_owned());
-    }
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .filter_map(|message: Value| program(&message).transpose())
-        .collect()
-}
-
-/// The test program that a message of cargo tells of, if it tells of one.
-fn program(message: &Value) -> Result<Option<Program>, String> {
-    let is_test = message["profile"]["test"].as_bool() == Some(true);
-    let (true, Some(path)) = (is_test, message["executable"].as_str()) else {
-        return Ok(None);
-    };
-    let text = |value: &Value| {
-        let text = value.as_str().map(str::to_owned);
-        text.ok_or_else(|| format!("cargo says something else now: {message}"))
-    };
-    let manifest = PathBuf::from(text(&message["manifest_path"])?);
-    Ok(Some(Program {
-        name: text(&message["target"]["name"])?,
-        path: path.into(),
-        package: manifest.parent().map(Path::to_owned).unwrap_or_default(),
-    }))
-}
-
 fn run_all(programs: VecDeque<Program>) -> Vec<Ended> {
     let (programs, ended) = (Mutex::new(programs), Mutex::new(Vec::new()));
     thread::scope(|scope| {
@@ -120,16 +76,15 @@ fn programs_at_once() -> usize {
 }
 
 fn run(program: &Program) -> Ended {
-    let mut command = Command::new(&program.path);
-    command
-        .current_dir(&program.package)
-        .env("CARGO_MANIFEST_DIR", &program.package);
-    finish(&program.name, &mut command)
+    finish(&program.name, &mut program.command())
 }
 
 /// The examples in the documentation.
 fn documentation() -> Ended {
-    finish("documentation", &mut cargo(&["test", "--locked", "--doc"]))
+    finish(
+        "documentation",
+        &mut programs::cargo(&["test", "--locked", "--doc"]),
+    )
 }
 
 fn finish(name: &str, command: &mut Command) -> Ended {
@@ -189,14 +144,6 @@ fn report(ended: &[Ended], seconds: f64) -> ExitCode {
         failed.join(", ")
     );
     ExitCode::FAILURE
-}
-
-fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command
-        .args(arguments)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    command
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
