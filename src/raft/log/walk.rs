@@ -250,8 +250,8 @@ fn next_of(next: Option<&SegmentHeader>, end: usize, chain: u32) -> Next {
     }
 }
 
-/// Whether nothing was written here yet. Run by run: byte by byte, a debug build takes half a second
-/// for a segment, and a release build still much longer than the disk.
+/// Whether nothing was written here yet. Run by run: byte by byte, a debug build takes half a
+/// second for a segment, and a release build still much longer than the disk.
 fn is_blank(bytes: &[u8]) -> bool {
     const BLANK: [u8; 4096] = [0; 4096];
     let mut runs = bytes.chunks(BLANK.len());
