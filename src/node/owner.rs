@@ -450,6 +450,7 @@ impl OwnerThread {
             State::Closed(_) => None,
         };
         let spool = arrival.adopt(&dir, now.as_ref())?;
+        tracing::debug!("the received database is adopted");
         drop(now);
         let manifest = spool.manifest().clone();
         let mut pages = spool.pages();

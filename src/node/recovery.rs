@@ -296,6 +296,7 @@ fn install(
 
 /// The redone image is covered by a record now.
 fn remove_installed(dir: &Path) -> Result<(), Error> {
+    tracing::debug!("the checkpoint record covers what was redone");
     match fs::remove_file(dir.join(super::spool::INSTALLING)) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),

@@ -150,7 +150,8 @@ counted! {
         SnapshotBytesSent = ("snapshots", "bytes_sent"),
         /// What the pages received took on the way, compressed.
         SnapshotBytesReceived = ("snapshots", "bytes_received"),
-        /// Transfers, sent or received, that went on where an earlier one was cut off.
+        /// Transfers, sent or received, that went on with pages in the receiver's spool: of one
+        /// that was cut off, or of a database that was set aside.
         TransfersResumed = ("snapshots", "transfers_resumed"),
         /// Writes handed to the leader.
         RemoteExecutions = ("proxy", "remote_executions"),

@@ -200,7 +200,10 @@ fn needed(inner: &Inner) -> u64 {
 async fn forget_transfers(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(FORGET_EVERY).await;
-        inner.images.forget(KEPT_FOR).await;
+        // Without a database the node has not caught up in another way.
+        if inner.frontier.reached().data.is_some() {
+            inner.images.forget(KEPT_FOR).await;
+        }
     }
 }
 

@@ -173,11 +173,12 @@ impl RecorderThread {
 
     fn try_save(&self, draft: RecordDraft, spool: Option<PathBuf>) -> Result<(), Error> {
         draft.save()?;
-        match spool {
-            Some(spool) => std::fs::remove_file(&spool)
-                .map_err(Error::io(format!("remove {}", spool.display()))),
-            None => Ok(()),
+        if let Some(spool) = spool {
+            tracing::debug!("the checkpoint record covers the received database");
+            std::fs::remove_file(&spool)
+                .map_err(Error::io(format!("remove {}", spool.display())))?;
         }
+        Ok(())
     }
 
     /// Takes the node out of service: a main file that cannot be written is a broken disk.
