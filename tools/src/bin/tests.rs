@@ -58,7 +58,10 @@ fn run_all(programs: VecDeque<Program>) -> Vec<Ended> {
     thread::scope(|scope| {
         for _ in 0..programs_at_once() {
             scope.spawn(|| {
-                while let Some(program) = locked(&programs).pop_front() {
+                loop {
+                    // A statement of its own: the lock is not held while the program runs.
+                    let next = locked(&programs).pop_front();
+                    let Some(program) = next else { return };
                     let end = run(&program);
                     locked(&ended).push(end);
                 }
