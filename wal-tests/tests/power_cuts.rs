@@ -204,8 +204,10 @@ impl Powered {
         let sql = "SELECT t.client, count(*), min(number), max(number), numbers \
              FROM t JOIN total USING (client) GROUP BY t.client";
         let leader = self.cluster.wait_leader();
-        let address = self.cluster.address(leader);
-        let rows = self.client.query(address, "linearizable", sql).unwrap();
+        let client = self.client.clone();
+        let rows = self.cluster.wait("the rows", |cluster| {
+            client.query(cluster.address(leader), "linearizable", sql)
+        });
         let mut found = BTreeMap::new();
         for row in rows {
             let numbers: Vec<u64> = row.iter().map(|cell| cell.as_u64().unwrap()).collect();
@@ -244,14 +246,14 @@ impl Powered {
     fn tidy_up(&mut self) {
         let leader = self.cluster.wait_leader();
         let sql = "DELETE FROM t WHERE number < (SELECT numbers FROM total \
-             WHERE total.client = t.client) - 300";
+             WHERE total.client = t.client) - 50";
         let address = self.cluster.address(leader);
         let _ = self.client.execute_sql(address, sql).expect_success();
     }
 }
 
 /// Writes one number after the other until the power goes: the last acknowledged and the last that
-/// was tried. One in twelve is a large transaction, in parts.
+/// was tried. One in sixteen is a large transaction, in parts.
 fn write(
     address: &str,
     client: u64,
@@ -266,7 +268,7 @@ fn write(
         if is_over.load(Ordering::Relaxed) {
             return (acknowledged, number - 1);
         }
-        let bytes = if random.below(12) == 0 { 200_000 } else { 200 };
+        let bytes = if random.below(16) == 0 { 200_000 } else { 200 };
         let statements: Value = serde_json::json!([
             format!("INSERT INTO t VALUES ({client}, {number}, randomblob({bytes}))"),
             format!("UPDATE total SET numbers = {number} WHERE client = {client}"),
@@ -312,7 +314,7 @@ fn run(nodes: usize, (wanted, insisted): (usize, bool), compared_every: usize) {
 
 #[test]
 fn a_power_cut_of_one_node_loses_nothing_acknowledged() {
-    run(1, cuts("WAL_POWER_CUTS", 100), 20);
+    run(1, cuts("WAL_POWER_CUTS", 100), 10);
 }
 
 #[test]

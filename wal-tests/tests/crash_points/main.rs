@@ -20,6 +20,7 @@
 mod interposed;
 mod kept;
 mod oracle;
+mod planted;
 mod story;
 
 use std::collections::BTreeMap;
@@ -295,8 +296,12 @@ fn a_crash_at_any_call_loses_nothing_acknowledged() {
 fn a_call_that_fails_loses_nothing_acknowledged() {
     let seed = seed("crash_points");
     let whole = story::faulted(None);
-    let calls = whole.events.iter();
-    let calls = calls.filter(|(event, _)| event.changes_the_disk()).count();
+    let changes = whole.events.iter().map(|(event, _)| event);
+    let changes: Vec<&Event> = changes.filter(|it| it.changes_the_disk()).collect();
+    let calls = changes.len();
+    let syncs = (1..).zip(&changes);
+    let syncs = syncs.filter(|(_, it)| matches!(it, Event::Sync { .. } | Event::SyncDir { .. }));
+    let syncs: Vec<usize> = syncs.map(|(call, _)| call).collect();
     let wanted = size("WAL_ERROR_POINTS", 60);
     let struck = Mutex::new(BTreeMap::<String, usize>::new());
     let tally = on_all(|worker, workers, tally| {
@@ -305,8 +310,13 @@ fn a_call_that_fails_loses_nothing_acknowledged() {
             let mut random = Random::new(seed ^ (point as u64) << 32);
             // Evenly over the whole story, from a random place on.
             let offset = random.below(calls.div_ceil(wanted));
-            let call = 1 + (point * calls / wanted + offset) % calls;
-            let mishap = random.pick(&Mishap::ALL);
+            let (call, mishap) = if point % 4 < 2 {
+                // A sync, unless this run differs from the one before.
+                (random.pick(&syncs), Mishap::Io)
+            } else {
+                let call = 1 + (point * calls / wanted + offset) % calls;
+                (call, random.pick(&Mishap::ALL))
+            };
             let tale = story::faulted(Some(&format!("{call} {mishap:?}")));
             let result = fail(&mut bench, &tale, &mut random, tally);
             let end = result.map_err(|error| format!("{mishap:?} at call {call}: {error}"))?;
