@@ -15,6 +15,7 @@ pub mod files;
 pub mod linked;
 pub mod links;
 pub mod marked;
+pub mod network;
 pub mod partition;
 pub mod ports;
 pub mod process;
