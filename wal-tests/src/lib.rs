@@ -12,6 +12,7 @@ pub mod counter;
 pub mod faulty_cluster;
 pub mod faulty_vfs;
 pub mod files;
+pub mod history;
 pub mod linked;
 pub mod links;
 pub mod marked;
