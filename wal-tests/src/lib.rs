@@ -24,4 +24,5 @@ pub mod raw;
 pub mod replica;
 pub mod seed;
 pub mod sql_workload;
+pub mod torture;
 pub mod workload;
