@@ -95,6 +95,7 @@
 pub mod http;
 pub mod node;
 pub mod ops;
+pub mod planted;
 pub mod raft;
 pub mod sqlite;
 pub mod transport;

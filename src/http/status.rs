@@ -263,11 +263,7 @@ fn wallaby(server: &Server, status: &NodeStatus) -> Value {
         .map(|&(stage, count)| (stage.to_owned(), json!(count)))
         .collect();
     json!({
-        "checkpoint": {
-            "blocked": status.checkpoint_blocked,
-            "index": status.checkpoint_index,
-            "longest_us": micros(status.checkpoint_longest),
-        },
+        "checkpoint": checkpoint(server, status),
         "cluster_id": status.cluster_id,
         "data_index": status.data_index,
         "database_hash": status.database_hash,
@@ -287,6 +283,22 @@ fn wallaby(server: &Server, status: &NodeStatus) -> Value {
         "stages": stages,
         "wal_bytes": status.wal_bytes,
     })
+}
+
+/// How the WAL gets into the main file. `longest_us` is the longest that a step of it has kept
+/// writes waiting.
+fn checkpoint(server: &Server, status: &NodeStatus) -> Value {
+    let mut value = json!({
+        "blocked": status.checkpoint_blocked,
+        "index": status.checkpoint_index,
+        "longest_us": micros(status.checkpoint_longest),
+    });
+    let counts = server.node.counters().all().into_iter();
+    let pieces = counts.filter(|count| count.name == "checkpoint_pieces");
+    for count in pieces {
+        value["pieces"] = json!(count.value);
+    }
+    value
 }
 
 /// What nodes that were behind the log were sent, or this one was.

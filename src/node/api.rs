@@ -314,6 +314,9 @@ pub struct NodeStatus {
     pub wal_bytes: u64,
     /// Bytes of the Raft log on disk.
     pub log_bytes: u64,
+    /// Entries cut off the end of the Raft log since the node started, because another leader
+    /// replaced them.
+    pub log_cut_off: u64,
     /// Whether the database exists and everything recovered is applied.
     pub ready: bool,
     /// How far this node is.

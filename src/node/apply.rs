@@ -20,10 +20,12 @@ use super::frontier::Frontier;
 use super::gate::Origin;
 use super::health::Health;
 use super::image_receiver::Arrival;
+use super::lineage::{Lineage, RESTART};
 use super::owner::{Job, Owner, Recorded};
 use super::parts::StagedParts;
 use super::rebuild;
 use super::repair::Repairs;
+use crate::planted::{self, Bug};
 use crate::raft::log::Log;
 use crate::raft::{
     Applied, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id_of,
@@ -48,6 +50,7 @@ pub(crate) struct StateMachine {
     pub(crate) log: Log,
     pub(crate) health: Arc<Health>,
     pub(crate) origin: Origin,
+    pub(crate) lineage: Arc<Lineage>,
     pub(crate) recorded: watch::Receiver<Option<Recorded>>,
     pub(crate) dir: PathBuf,
     pub(crate) repairs: Arc<Repairs>,
@@ -59,10 +62,12 @@ impl StateMachine {
     async fn apply_entry(&mut self, entry: Entry) -> io::Result<Applied> {
         let log_id = entry.log_id;
         let position = position_of(&log_id);
-        self.log
-            .wait_durable(position)
-            .await
-            .map_err(io::Error::other)?;
+        if !planted::is(Bug::AppliedBeforeDurable) {
+            self.log
+                .wait_durable(position)
+                .await
+                .map_err(io::Error::other)?;
+        }
         let why = "a leader of a higher term has taken over";
         settled(self.flights.discard_before(position.term, why)).await;
         match entry.payload {
@@ -96,11 +101,15 @@ impl StateMachine {
             let what = format!("entry {position} belongs to cluster {}", header.cluster);
             return Err(io::Error::other(what));
         }
-        let sequence = header.sequence;
+        let (sequence, after) = (header.sequence, header.hash_after);
         let from_us = (header.origin, header.epoch) == (self.origin.node, self.origin.epoch);
         let ours = from_us && self.flights.is_waiting(sequence);
         let mut fence = self.frontier.state().fence;
         let verdict = fence.judge(header, position);
+        if verdict == Verdict::Accept {
+            // Before the next group can begin.
+            self.lineage.note(position, after);
+        }
         // A leftover part of a flight of ours that was refused earlier says nothing about the one
         // in the air; but whatever changes the database takes its base away.
         if !ours && (!from_us || verdict == Verdict::Accept) {
@@ -173,9 +182,7 @@ impl StateMachine {
         {
             let what = format!("the database is not the one that the others have: {what}");
             rebuild::order(&self.dir, &what).map_err(io::Error::other)?;
-            return Err(io::Error::other(format!(
-                "{what}; start this node again, and it is rebuilt from its peers"
-            )));
+            return Err(io::Error::other(format!("{what}; {RESTART}")));
         }
         Err(io::Error::other(what))
     }

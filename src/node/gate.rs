@@ -14,8 +14,10 @@ use super::fence::Fence;
 use super::flight::{Discard, Fate, Flights, Signal};
 use super::frontier::Frontier;
 use super::image::{Freezes, Held};
+use super::lineage::Lineage;
 use super::proposer::{Proposer, Ticket};
 use super::stages::{Stage, Stages};
+use crate::planted::{self, Bug};
 use crate::sqlite::{self, Captured, Gate, Image, Verdict};
 use crate::wal::{
     ClusterId, DatabaseHash, DeltaHeader, DeltaWriter, Encoding, PageNumber, Part, Position,
@@ -46,6 +48,8 @@ pub(crate) struct Desk {
     pub(crate) frontier: Arc<Frontier>,
     pub(crate) proposer: Arc<Proposer>,
     pub(crate) stages: Arc<Stages>,
+    /// What the log says of the database.
+    pub(crate) lineage: Arc<Lineage>,
     pub(crate) entry_bytes_max: usize,
     /// The images that were handed out.
     pub(crate) freezes: Arc<Freezes>,
@@ -69,6 +73,7 @@ impl Desk {
         frontier: Arc<Frontier>,
         proposer: Arc<Proposer>,
         stages: Arc<Stages>,
+        lineage: Arc<Lineage>,
         entry_bytes_max: usize,
     ) -> Arc<Self> {
         let state = Mutex::new(DeskState::default());
@@ -78,6 +83,7 @@ impl Desk {
             frontier,
             proposer,
             stages,
+            lineage,
             entry_bytes_max,
             freezes: Arc::default(),
             state,
@@ -145,6 +151,7 @@ impl Gate for QuorumGate {
         let fate = desk.propose(transaction, sequence, ticket, &signals);
         let verdict = match fate {
             Fate::Release(_) => Verdict::Release,
+            Fate::Discard(_) if planted::is(Bug::RefusedPublished) => Verdict::Release,
             Fate::Discard(_) => Verdict::Discard,
         };
         desk.lock().landing = Some(fate);
@@ -162,6 +169,9 @@ impl Desk {
         signals: &Receiver<Signal>,
     ) -> Fate {
         let base = self.frontier.state().fence.last_data;
+        if let Err(why) = self.lineage.check_own(base, transaction.hash_before()) {
+            return Fate::Discard(Discard::NotCommitted(why));
+        }
         let parts = self.proposer.begin(sequence, ticket);
         // Whoever asked for an image before the flight was registered could not nudge it.
         self.serve_holds(|| transaction.image());

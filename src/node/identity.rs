@@ -20,6 +20,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, REBUILD};
+use crate::planted::{self, Bug};
 use crate::wal::ClusterId;
 
 /// The durable identity of a node.
@@ -59,7 +60,11 @@ impl Identity {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let identity = Self {
-                    raft_id: random_u64()?,
+                    raft_id: if planted::is(Bug::RaftIdReused) {
+                        u64::from(crc32fast::hash(name.unwrap_or(fallback).as_bytes())) + 1
+                    } else {
+                        random_u64()?
+                    },
                     cluster: None,
                     founder: false,
                     name: name.unwrap_or(fallback).to_owned(),

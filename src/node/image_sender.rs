@@ -170,6 +170,7 @@ impl ImageSender {
             room.map_err(|_| "the peer has ended the transfer")?;
             send(writer, &frame).await?;
             sent += frame.len() as u64;
+            tracing::trace!(sent, "pages are on their way to a peer");
             self.tally
                 .add(NodeCounter::SnapshotBytesSent, frame.len() as u64);
         }

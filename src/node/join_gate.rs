@@ -38,9 +38,25 @@ impl JoinGate {
                 return Ok(());
             }
         }
+        let is_half = !one_of.contains(&Permission::JoinReadOnly)
+            && self
+                .doorkeeper
+                .permits(caller, &[Permission::JoinReadOnly])
+                .await;
         let names: Vec<&str> = one_of.iter().map(|&permission| permission.name()).collect();
         let names = names.join(" or ");
         let why = match caller {
+            Some(caller) if is_half => format!(
+                "not authorized: user {:?} has the permission join-read-only, and may bring in \
+                 only a node that does not vote; start the node with -raft-non-voter, or as a user \
+                 with the permission {names}",
+                caller.username
+            ),
+            None if is_half => format!(
+                "not authorized: without a user only a node that does not vote may be brought in; \
+                 start the node with -raft-non-voter, or with -join-as a user with the permission \
+                 {names}"
+            ),
             None => format!(
                 "not authorized: this cluster has users, and only one with the permission \
                  {names} may bring in a node; start the node with -join-as USER"

@@ -27,7 +27,7 @@ pub(super) fn listen(options: &NodeOptions, identity: &Identity) -> Result<Endpo
              the cluster, and read and change the database"
         );
     }
-    Ok(Endpoint::bind(&EndpointOptions {
+    let opened = EndpointOptions {
         bind,
         security,
         node: identity.raft_id,
@@ -35,7 +35,8 @@ pub(super) fn listen(options: &NodeOptions, identity: &Identity) -> Result<Endpo
         keep_alive: options.heartbeat(),
         idle_timeout: options.election_max().max(IDLE_MIN),
         connect_timeout: options.election_min(),
-    })?)
+    };
+    Ok(Endpoint::bind_over(options.sockets.as_ref(), &opened)?)
 }
 
 fn resolve(addr: &str) -> Result<SocketAddr, Error> {

@@ -12,6 +12,7 @@
 //! | `write`, `read`, `read_index`, `rounds` | what is done for clients |
 //! | `owner`, `outlets`, `gate`, `flight`, `proposer` | the group in flight |
 //! | `fence`, `frontier`, `apply`, `parts` | what a committed entry does |
+//! | `lineage`, `repair`, `rebuild` | what is not as it should be, and whose fault that is |
 //! | `image`, `manifest`, `spool` | a whole database, frozen, and on its way in |
 //! | `image_sender`, `image_receiver`, `snapshot_frame`, `transfers` | catch-up by difference |
 //! | `backup`, `load`, `upload`, `scratch`, `upkeep` | whole databases for and from clients |
@@ -24,6 +25,7 @@
 //! | `contact` | hearing from its leader |
 //! | `progress`, `room` | how far each member is; room on this one's disk |
 //! | `health`, `notices` | what is wrong, what an operator is told |
+//! | `decoders` | the door of the fuzz targets |
 //! | `stages`, `tally`, `footprint`, `facts` | how far, how often, how large, how SQLite is set |
 //!
 //! Invariants:
@@ -44,6 +46,8 @@ mod attendance;
 mod backup;
 mod caller;
 mod contact;
+#[doc(hidden)]
+pub mod decoders;
 mod dismissal;
 mod errand;
 mod error;
@@ -60,6 +64,7 @@ mod image;
 mod image_receiver;
 mod image_sender;
 mod join_gate;
+mod lineage;
 mod listen;
 mod load;
 mod manifest;
@@ -67,6 +72,7 @@ mod membership;
 mod memory;
 mod network;
 mod notices;
+mod offline;
 mod open;
 mod options;
 mod outlets;
@@ -112,6 +118,7 @@ pub use error::Error;
 pub use facts::SqliteFacts;
 pub use footprint::Footprint;
 pub use image::ImageReader;
+pub use offline::{Offline, recover_offline};
 pub use options::NodeOptions;
 pub use progress::Progress;
 pub use refounding::{Recovery, RecoveryMember};

@@ -22,11 +22,12 @@ use tokio::task::JoinHandle;
 use super::append_frame;
 use super::apply::SnapshotData;
 use super::image_sender::ImageSender;
+use super::lineage::{Lineage, Objection};
 use super::places::Places;
 use super::wire::{
     self, AppendReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteReply, kind,
 };
-use crate::raft::{Member, Snapshot, TypeConfig, Vote};
+use crate::raft::{LogId, Member, Snapshot, TypeConfig, Vote, position_of};
 use crate::transport::{Endpoint, FrameReader, FrameWriter, Peer, Priority, TransportError};
 
 /// Makes links to the members of the cluster.
@@ -35,6 +36,8 @@ pub(crate) struct Network {
     pub(crate) endpoint: Endpoint,
     pub(crate) images: ImageSender,
     pub(crate) places: Arc<Places>,
+    /// Who objects to what is sent.
+    pub(crate) lineage: Arc<Lineage>,
     /// No acknowledgement for so long means that the peer is stuck.
     pub(crate) stall: Duration,
 }
@@ -44,6 +47,7 @@ impl Network {
         Link {
             endpoint: self.endpoint.clone(),
             places: Arc::clone(&self.places),
+            lineage: Arc::clone(&self.lineage),
             target,
             raft_addr: node.raft_addr.clone(),
             images: self.images.clone(),
@@ -77,6 +81,7 @@ enum Lane {
 pub(crate) struct Link {
     endpoint: Endpoint,
     places: Arc<Places>,
+    lineage: Arc<Lineage>,
     target: u64,
     /// Where it was when the link was made.
     raft_addr: String,
@@ -168,7 +173,8 @@ impl RaftNetworkV2<TypeConfig> for Link {
                     AppendEntriesResponse::PartialSuccess(upto)
                 })
             }
-            AppendReply::Stopped => Err(stopped()),
+            // Only entries are objected to, and heartbeats have none.
+            AppendReply::Objects { .. } | AppendReply::Stopped => Err(stopped()),
         }
     }
 
@@ -202,6 +208,8 @@ impl RaftNetworkV2<TypeConfig> for Link {
                 outstanding,
                 sender,
                 stall: self.stall,
+                target: self.target,
+                lineage: Arc::clone(&self.lineage),
             };
             let replies: BoxStream<'s, _> =
                 Box::pin(stream::unfold(Some(pipeline), |state| async {
@@ -319,6 +327,8 @@ struct Pipeline {
     outstanding: mpsc::UnboundedReceiver<InFlight>,
     sender: JoinHandle<()>,
     stall: Duration,
+    target: u64,
+    lineage: Arc<Lineage>,
 }
 
 impl Pipeline {
@@ -345,6 +355,13 @@ impl Pipeline {
             }
             Ok(AppendReply::Matching(upto)) => Ok(Ok(upto.map(Into::into))),
             Ok(AppendReply::Stopped) => Err(stopped()),
+            Ok(AppendReply::Objects { entry, base }) => {
+                let [entry, base] = [entry, base].map(|id| position_of(&LogId::from(id)));
+                self.lineage
+                    .objected(self.target, Objection { entry, base });
+                let what = "the peer objects to an entry";
+                Err(RPCError::Unreachable(Unreachable::from_string(what)))
+            }
             Err(what) => Err(damaged(what)),
         })
     }

@@ -26,6 +26,7 @@ use super::identity::{Identity, random_u64};
 use super::image_receiver::ImageReceiver;
 use super::image_sender::ImageSender;
 use super::join_gate::JoinGate;
+use super::lineage::Lineage;
 use super::listen::listen;
 use super::membership::{Membership, Settled};
 use super::memory;
@@ -72,6 +73,7 @@ struct Assembly {
     images: Arc<ImageReceiver>,
     admission: Arc<Admission>,
     places: Arc<Places>,
+    lineage: Arc<Lineage>,
     raft_id: u64,
 }
 
@@ -172,6 +174,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
     );
     let handler_node = Arc::new(OnceLock::new());
     let places = Places::new(&raft);
+    let lineage = Lineage::new(&options.data_dir, &health, &raft);
     let admission = Admission::new(&raft, &endpoint, raft_id, &tally);
     let doorkeeper = Arc::new(Doorkeeper::new(options.authority.clone()));
     let images = Arc::new(ImageReceiver::new(
@@ -183,6 +186,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         membership: Arc::clone(&membership),
         admission: Arc::clone(&admission),
         places: Arc::clone(&places),
+        lineage: Arc::clone(&lineage),
         raft: Arc::clone(&raft),
         tally: Arc::clone(&tally),
         images: Arc::clone(&images),
@@ -210,6 +214,7 @@ async fn start(options: NodeOptions) -> Result<Arc<Shell>, Error> {
         images,
         admission,
         places,
+        lineage,
         raft_id,
     };
     assembly.launch(&shell, assigned).await?;
@@ -283,13 +288,18 @@ impl Assembly {
     }
 
     async fn recover(&self, cluster: ClusterId) -> Result<Recovered, Error> {
-        let (options, raft_id) = (self.options.clone(), self.raft_id);
+        let (mut options, raft_id) = (self.options.clone(), self.raft_id);
+        // That is done.
+        options.recovery = None;
         tokio::task::spawn_blocking(move || recover(&options, cluster, raft_id))
             .await
             .map_err(|error| Error::Raft(error.to_string()))?
     }
 
     async fn assemble(&self, cluster: ClusterId, from: Recovered) -> Result<Arc<Inner>, Error> {
+        if let (Some(data), Some(hashes)) = (from.fence.last_data, &from.hashes) {
+            self.lineage.note(data, hashes.sum());
+        }
         let flights = Arc::new(Flights::default());
         let stages = Arc::new(Stages::default());
         let frontier = Arc::new(Frontier::new(from.fence, from.membership.clone()));
@@ -366,6 +376,7 @@ impl Assembly {
             Arc::clone(frontier),
             Arc::clone(proposer),
             Arc::clone(stages),
+            Arc::clone(&self.lineage),
             self.options.entry_bytes_max,
         )
     }
@@ -385,6 +396,7 @@ impl Assembly {
             log: log.clone(),
             health: Arc::clone(&self.health),
             origin: desk.origin,
+            lineage: Arc::clone(&self.lineage),
             recorded: watches.recorded.clone(),
             dir: self.options.data_dir.clone(),
             repairs: Arc::clone(repairs),
@@ -479,6 +491,7 @@ impl Assembly {
         let network = Network {
             endpoint: self.endpoint.clone(),
             places: Arc::clone(&self.places),
+            lineage: Arc::clone(&self.lineage),
             images: ImageSender {
                 owner: Arc::clone(owner),
                 transfers: Arc::clone(&self.images.transfers),
@@ -559,7 +572,7 @@ fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
 }
 
 /// Only the operator's account reads what the database contains.
-fn create_dir(options: &NodeOptions) -> Result<(), Error> {
+pub(super) fn create_dir(options: &NodeOptions) -> Result<(), Error> {
     let dir = &options.data_dir;
     let create = || {
         fs::create_dir_all(dir)?;

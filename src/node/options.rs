@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::caller::{Authority, Credentials};
 use super::refounding::Recovery;
 use super::search::Discovery;
-use crate::raft::log::LogOptions;
+use crate::raft::log::{Files, LogOptions};
 use crate::sqlite::{Extensions, Limits};
-use crate::transport::CertificateOptions;
+use crate::transport::{CertificateOptions, Sockets, SystemSockets};
 
 /// The options of a node; `wallaby serve` fills them from its flags.
 #[derive(Clone, Debug)]
@@ -104,6 +104,10 @@ pub struct NodeOptions {
     pub scrub_rate: u64,
     /// Time from the beginning of one reading of the whole file to that of the next.
     pub scrub_interval: Duration,
+    /// Where the socket for other nodes comes from.
+    pub sockets: Arc<dyn Sockets>,
+    /// What the log is kept in; `None`: the directory `log` in the data directory.
+    pub log_files: Option<Arc<dyn Files>>,
 }
 
 impl NodeOptions {
@@ -154,6 +158,8 @@ impl NodeOptions {
             result_bytes_max: Limits::default().result_bytes_max,
             scrub_rate: SCRUB_RATE,
             scrub_interval: SCRUB_INTERVAL,
+            sockets: Arc::new(SystemSockets),
+            log_files: None,
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod checkpoints;
 mod groups;
+mod recorder;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use checkpoints::{Pace, RECORD_WAIT};
+use checkpoints::Pace;
+use recorder::Recorder;
 
 use super::error::Error;
 use super::fence::Fence;
@@ -156,6 +158,7 @@ impl Owner {
         let (jobs, queue) = mpsc::channel();
         let desk = Arc::clone(&context.desk);
         let (opened, result) = mpsc::channel();
+        let recorder = Recorder::start(&context).map_err(Error::io("start the recorder thread"))?;
         let thread = std::thread::Builder::new()
             .name("owner".to_owned())
             .spawn(move || {
@@ -164,6 +167,8 @@ impl Owner {
                     context,
                     state,
                     checkpoint,
+                    recorder,
+                    holds_since: None,
                 };
                 let outcome = match hashes {
                     Some(hashes) => thread.open(lock, &hashes, &damaged),
@@ -219,6 +224,9 @@ struct OwnerThread {
     context: OwnerContext,
     state: State,
     checkpoint: Pace,
+    recorder: Recorder,
+    /// Since when somebody waits for an image, which itself waits for a checkpoint.
+    holds_since: Option<Instant>,
 }
 
 /// Whether there is a database.
@@ -245,7 +253,7 @@ impl Open {
 impl OwnerThread {
     fn run(mut self, queue: &mpsc::Receiver<Job>) {
         loop {
-            match queue.recv_timeout(IDLE_CHECKPOINT) {
+            match queue.recv_timeout(self.patience()) {
                 Ok(Job::Close { done }) => {
                     self.close();
                     // The closer may have given up waiting.
@@ -253,9 +261,10 @@ impl OwnerThread {
                     return;
                 }
                 Ok(job) => self.work(job),
-                Err(RecvTimeoutError::Timeout) => self.checkpoint_when_idle(),
+                Err(RecvTimeoutError::Timeout) => self.checkpoint_in_pause(),
                 Err(RecvTimeoutError::Disconnected) => return self.close(),
             }
+            self.serve_holds();
             self.publish_extent();
         }
     }
@@ -280,9 +289,7 @@ impl OwnerThread {
                 let _ = done.send(end);
                 self.checkpoint_when_due();
             }
-            Job::Checkpoint { done } => {
-                let _ = done.send(self.checkpoint_now());
-            }
+            Job::Checkpoint { done } => self.checkpoint_now(done),
             Job::Inject {
                 delta,
                 earlier,
@@ -295,17 +302,30 @@ impl OwnerThread {
                 self.checkpoint_when_due();
             }
             Job::Hold => {
-                // What has waited for the last image to go should not wait for this one as well.
+                self.holds_since.get_or_insert_with(Instant::now);
                 self.checkpoint_when_due();
-                match &self.state {
-                    State::Open(open) => self.context.desk.serve_holds(|| open.database.image()),
-                    State::Closed(_) => self.context.desk.refuse_holds(),
-                }
             }
             Job::Install { arrival, done } => {
                 let _ = done.send(self.install(*arrival));
             }
             Job::Close { .. } => unreachable!("the loop handles the end itself"),
+        }
+    }
+
+    /// Answers those who want an image. What has waited for the last image to go should not wait
+    /// for this one as well, so a checkpoint that is getting on comes first.
+    fn serve_holds(&mut self) {
+        let is_long = |since: Instant| since.elapsed() > HOLD_PATIENCE;
+        if self
+            .holds_since
+            .is_none_or(|since| self.is_moving_wal() && !is_long(since))
+        {
+            return;
+        }
+        self.holds_since = None;
+        match &self.state {
+            State::Open(open) => self.context.desk.serve_holds(|| open.database.image()),
+            State::Closed(_) => self.context.desk.refuse_holds(),
         }
     }
 
@@ -423,11 +443,14 @@ impl OwnerThread {
     /// First durably under its final name, then in the database.
     fn install(&mut self, arrival: Arrival) -> Result<(), Error> {
         let dir = self.context.dir.clone();
+        // What the main file has must be durable: the pages that are right there are not spooled.
+        self.recorder.wait();
         let now = match &self.state {
             State::Open(open) => Some(open.database.image()?),
             State::Closed(_) => None,
         };
         let spool = arrival.adopt(&dir, now.as_ref())?;
+        tracing::debug!("the received database is adopted");
         drop(now);
         let manifest = spool.manifest().clone();
         let mut pages = spool.pages();
@@ -457,14 +480,16 @@ impl OwnerThread {
                 open.installed = Some(spool.path().to_owned());
             }
         }
+        if let Some(data) = manifest.data {
+            self.context.desk.lineage.note(data, manifest.hash);
+        }
         self.context.desk.frontier.advance(|state| {
             state.fence = Fence::at(Some(manifest.applied), manifest.data);
             state.membership = manifest.membership.clone();
         });
         self.context.tally.count(NodeCounter::ImagesInstalled);
-        if !self.try_checkpoint(RECORD_WAIT) {
-            tracing::info!("the installed image stays spooled until a checkpoint completes");
-        }
+        // The image stays spooled until there is a record of it.
+        self.want_checkpoint();
         Ok(())
     }
 
@@ -494,7 +519,7 @@ impl OwnerThread {
     fn close(&mut self) {
         // Transfers end with the process.
         self.context.desk.freezes.revoke();
-        self.try_checkpoint(RECORD_WAIT);
+        self.checkpoint_at_end();
         if let State::Open(open) = std::mem::replace(&mut self.state, State::Closed(None)) {
             let Open {
                 writer, database, ..
@@ -540,5 +565,5 @@ const RESTORE: &str = "start the other nodes, which may have a good copy; withou
 /// For the other nodes to be there: they may be starting too.
 const MEND_PATIENCE: Duration = Duration::from_secs(60);
 const MEND_RETRY: Duration = Duration::from_millis(200);
-/// An idle node checkpoints what it has, so that its next start is quick.
-const IDLE_CHECKPOINT: Duration = Duration::from_secs(2);
+/// Moving some GiB takes longer, and a transfer that waits for that may be given up.
+const HOLD_PATIENCE: Duration = Duration::from_secs(2);

@@ -15,6 +15,7 @@ use super::caller::Permission;
 use super::errand::{self, Report};
 use super::image_receiver::{Arrival, ImageReceiver};
 use super::join_gate::JoinGate;
+use super::lineage::Lineage;
 use super::load::Loading;
 use super::membership::Membership;
 use super::places::Places;
@@ -41,6 +42,7 @@ pub(crate) struct Peers {
     pub(crate) membership: Arc<Membership>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) places: Arc<Places>,
+    pub(crate) lineage: Arc<Lineage>,
     pub(crate) raft: Arc<OnceLock<Raft>>,
     pub(crate) tally: Arc<Tally<NodeCounter>>,
     pub(crate) images: Arc<ImageReceiver>,
@@ -73,9 +75,7 @@ impl Handler for Shared {
         let peers = Arc::clone(&self.0);
         Box::pin(async move {
             let outcome = match (kind, peer.cluster, peers.raft.get()) {
-                (kind::APPEND, Some(_), Some(raft)) => {
-                    append(raft, &peers.node, frames, replies).await
-                }
+                (kind::APPEND, Some(_), Some(raft)) => append(&peers, raft, frames, replies).await,
                 (kind::SNAPSHOT, Some(_), Some(_)) => {
                     receive_snapshot(&peers, &peer, &first, frames, replies).await
                 }
@@ -351,22 +351,34 @@ fn received(call: Call) -> NodeCounter {
 
 /// Serves one append stream until either side ends it.
 async fn append(
+    peers: &Arc<Peers>,
     raft: &Raft,
-    node: &Arc<OnceLock<Weak<Inner>>>,
     frames: FrameReader,
     mut replies: FrameWriter,
 ) -> Result<(), String> {
-    let arriving = Arc::clone(node);
+    let (arriving, node) = (Arc::clone(peers), &peers.node);
+    // What ends the stream, if this node does not take it; all before that is answered first.
+    let refused = Arc::<OnceLock<AppendReply>>::default();
+    let refusing = Arc::clone(&refused);
     // One for each request that is not answered yet; they are answered in order.
     let (note, mut told) = mpsc::unbounded_channel();
-    let requests = stream::unfold((frames, note, arriving), |state| async {
-        let (mut frames, note, arriving) = state;
+    let requests = stream::unfold((frames, note, arriving, refusing), |state| async {
+        let (mut frames, note, arriving, refusing) = state;
         let frame = frames.next().await.ok().flatten()?;
         match append_frame::decode(&frame) {
             Ok(request) => {
+                if let Some(objection) = arriving.lineage.objection(&request) {
+                    let [entry, base] = [objection.entry, objection.base];
+                    let reply = AppendReply::Objects {
+                        entry: log_id_of(entry).into(),
+                        base: log_id_of(base).into(),
+                    };
+                    refusing.get_or_init(|| reply);
+                    return None;
+                }
                 // Without a receiver there are no answers any more.
-                let _ = note.send(Told::now(&request, &arriving));
-                Some((request, (frames, note, arriving)))
+                let _ = note.send(Told::now(&request, &arriving.node));
+                Some((request, (frames, note, arriving, refusing)))
             }
             Err(what) => {
                 tracing::warn!(what, "an append frame is refused");
@@ -387,6 +399,10 @@ async fn append(
             told.accepted(node, reply);
         }
         let sent = replies.send(&wire::encode(&reply), &[]).await;
+        sent.map_err(|error| error.to_string())?;
+    }
+    if let Some(reply) = refused.get() {
+        let sent = replies.send(&wire::encode(reply), &[]).await;
         sent.map_err(|error| error.to_string())?;
     }
     replies.finish();

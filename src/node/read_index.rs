@@ -19,6 +19,7 @@ use super::routing::{Led, Route};
 use super::running::{Inner, Node, NotLed};
 use super::tally::NodeCounter;
 use super::wire::{self, kind};
+use crate::planted::{self, Bug};
 use crate::raft::{log_id_of, position_of};
 use crate::transport::Priority;
 use crate::wal::Position;
@@ -106,6 +107,9 @@ impl Node {
         self.at_leader(deadline, |inner, route, left| async move {
             match route {
                 Route::Here => inner.confirmed().await,
+                Route::There { .. } if planted::is(Bug::ReadIndexOfOneself) => {
+                    inner.frontier.reached().applied.ok_or(None)
+                }
                 Route::There { .. } => {
                     let answer = inner.questions.ask(asking.clone(), left).await;
                     answer.unwrap_or(Err(None))
@@ -119,6 +123,9 @@ impl Node {
 impl Inner {
     /// On the leader: what covers everything that was acknowledged before now.
     pub(crate) async fn confirmed(&self) -> Result<Position, NotLed> {
+        if planted::is(Bug::ReadIndexUnconfirmed) {
+            return self.frontier.reached().applied.ok_or(None);
+        }
         let patience = self.options.election_max() * 2;
         self.confirmations.confirm(patience).await.ok_or(None)
     }
@@ -168,7 +175,8 @@ impl Inner {
     ) -> Result<bool, Refusal> {
         let leadership = (confirmed.term, confirmed.node);
         let mut led = self.led.subscribe();
-        if self.frontier.reached().index() < confirmed.index {
+        let awaited = !planted::is(Bug::ReadIndexNotAwaited);
+        if awaited && self.frontier.reached().index() < confirmed.index {
             tokio::select! {
                 applied = self.applied(confirmed.index, deadline) => applied?,
                 _ = led.wait_for(|led| led.vote > leadership) => return Ok(false),

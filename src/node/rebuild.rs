@@ -3,10 +3,11 @@
 //! A log that lost something in its interior, or a checkpoint record that cannot be read, leaves a
 //! node that may have acknowledged what it does not have any more. If it went on under its Raft id
 //! it could help to elect a leader that lacks it too. So it never does: the damaged files are set
-//! aside, the node draws a fresh Raft id, and joins as one that lost its data directory: it
-//! receives everything from the others, and a leader, elected by those who still know what they
-//! have acknowledged, puts it in the place of the old voter. While a majority of the old voters is
-//! in this state there is no leader, and all of them wait.
+//! aside, the node draws a fresh Raft id, and joins as one that lost its data directory. It
+//! receives the database from the others, but for the pages that are in its old one as they have
+//! them (see [`old_pages`]), and a leader, elected by those who still know what they have
+//! acknowledged, puts it in the place of the old voter. While a majority of the old voters is in
+//! this state there is no leader, and all of them wait.
 //!
 //! A node that knows of no other member has nobody to get anything from; it refuses to start.
 //!
@@ -21,6 +22,8 @@
 //!
 //! `rebuild` with only `wanted` and a reason is an order of the running node for its next start.
 
+mod old_pages;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,10 +34,11 @@ use openraft::async_runtime::WatchReceiver as _;
 use super::admission::{is_settled, membership};
 use super::error::Error;
 use super::identity::{Identity, random_u64, write_durably};
+use super::lineage::RESTART;
 use super::options::NodeOptions;
 use super::running::Inner;
 use crate::raft::log::LogError;
-use crate::sqlite;
+use crate::sqlite::{self, StartLock};
 
 /// Whether an error of opening the node says that its durable state is damaged, and not that
 /// something is in the way.
@@ -93,7 +97,7 @@ pub(crate) fn begin(options: &mut NodeOptions, damage: &Error) -> Result<(), Err
 }
 
 /// What is damaged, without advice that does not fit here.
-fn what(damage: &Error) -> String {
+pub(crate) fn what(damage: &Error) -> String {
     match damage {
         Error::Log(LogError::Corrupt { what, file, offset }) => format!(
             "the log is damaged in its interior: {what} in {} at offset {offset}",
@@ -182,6 +186,7 @@ fn carry_out(options: &mut NodeOptions, mut orders: Orders) -> Result<(), Error>
             let synced = fs::File::open(path).and_then(|dir| dir.sync_all());
             synced.map_err(Error::io(format!("sync {}", path.display())))?;
         }
+        old_pages::keep(&dir, &aside.join(StartLock::FILE_NAME));
         orders.is_moved = true;
         orders.save(&dir)?;
     }
@@ -323,8 +328,7 @@ pub(crate) async fn recall(inner: Arc<Inner>) {
             if let Err(error) = order(&inner.options.data_dir, &why) {
                 tracing::error!(%error, "this node cannot be rebuilt");
             }
-            let advice = "start this node again, and it is rebuilt from its peers";
-            return inner.health.fail(format!("{why}; {advice}"));
+            return inner.health.fail(format!("{why}; {RESTART}"));
         }
     }
 }

@@ -19,10 +19,10 @@ use super::options::NodeOptions;
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::spool::Spool;
 use crate::raft::codec::{decode_membership, encode_membership};
-use crate::raft::log::{Log, LogIdentity, LogOptions, RealFiles};
+use crate::raft::log::{Files, Log, LogIdentity, LogOptions, RealFiles};
 use crate::raft::{StoredMembership, log_id_of, position_of};
 use crate::sqlite::{Change, PageHashes, Record, Redo, StartLock};
-use crate::wal::{ClusterId, DatabaseHash, Delta, PageNumber, Position};
+use crate::wal::{ClusterId, DatabaseHash, Delta, DeltaHeader, PageNumber, Position};
 
 /// What a node starts from.
 pub(crate) struct Recovered {
@@ -42,14 +42,21 @@ pub(crate) struct Recovered {
 }
 
 fn open_log(options: &NodeOptions, identity: LogIdentity) -> Result<Log, Error> {
-    let dir = options.data_dir.join("log");
-    fs::create_dir_all(&dir).map_err(Error::io(format!("create {}", dir.display())))?;
-    let files = RealFiles::open(&dir).map_err(Error::io(format!("open {}", dir.display())))?;
+    let files = match &options.log_files {
+        Some(files) => Arc::clone(files),
+        None => real_files(&options.data_dir.join("log"))?,
+    };
     let sizes = LogOptions {
         segment_bytes: options.log_segment_bytes,
         ..LogOptions::default()
     };
-    Ok(Log::open(Arc::new(files), identity, sizes)?)
+    Ok(Log::open(files, identity, sizes)?)
+}
+
+fn real_files(dir: &Path) -> Result<Arc<dyn Files>, Error> {
+    fs::create_dir_all(dir).map_err(Error::io(format!("create {}", dir.display())))?;
+    let files = RealFiles::open(dir).map_err(Error::io(format!("open {}", dir.display())))?;
+    Ok(Arc::new(files))
 }
 
 /// Brings log and database together. Blocks.
@@ -69,7 +76,10 @@ pub(crate) fn recover(
     });
     let lock = StartLock::acquire(dir, options.open_wait)?;
     let was_closed = record.as_ref().is_none_or(|record| record.is_closed);
+    let last_copy = options.recovery.is_some();
     let suspect = match &record {
+        // What may be the last copy is looked at as a whole before anybody counts on it.
+        Some(_) if last_copy => true,
         // Pages that were not received count as good only if they are.
         Some(_) if pending.is_some() => true,
         Some(record) => {
@@ -84,14 +94,7 @@ pub(crate) fn recover(
     let (mut redo, start) = match (pending, record) {
         (Some(spool), record) => install(lock, &spool, record.as_ref())?,
         (None, Some(record)) => {
-            let membership =
-                decode_membership(&record.membership).map_err(|error| Error::Corrupt {
-                    what: error.to_string(),
-                    file: dir.join(Record::FILE_NAME),
-                    advice: REBUILD,
-                })?;
-            let fence = Fence::at(Some(record.applied), record.data);
-            let start = State::new(fence, membership);
+            let start = state_of(&record, dir)?;
             (Redo::begin(lock, &record)?, start)
         }
         (None, None) => return unborn(lock, log),
@@ -108,8 +111,15 @@ pub(crate) fn recover(
     let applied = fence
         .last_applied
         .expect("a record has an applied position");
-    let damaged = if suspect { verify(&redo)? } else { Vec::new() };
+    let damaged = match suspect {
+        true if last_copy => verify_last(&redo, dir).map(|()| Vec::new())?,
+        true => verify(&redo)?,
+        false => Vec::new(),
+    };
     let (lock, mut hashes) = redo.finish()?;
+    if let Some(data) = fence.last_data {
+        compare(&log, data, hashes.sum(), lock.path())?;
+    }
     let encoded = encode_membership(&membership);
     Record::save(&lock, &mut hashes, applied, fence.last_data, &encoded)?;
     remove_installed(dir)?;
@@ -123,6 +133,52 @@ pub(crate) fn recover(
         damaged,
         was_closed,
     })
+}
+
+/// The state of the log that a record is of.
+fn state_of(record: &Record, dir: &Path) -> Result<State, Error> {
+    let membership = decode_membership(&record.membership).map_err(|error| Error::Corrupt {
+        what: error.to_string(),
+        file: dir.join(Record::FILE_NAME),
+        advice: REBUILD,
+    })?;
+    let fence = Fence::at(Some(record.applied), record.data);
+    Ok(State::new(fence, membership))
+}
+
+/// Compares the database with the last data entry, if the log still has it: files that agree among
+/// themselves are no proof that they are what this node was given.
+fn compare(log: &Log, data: Position, found: DatabaseHash, file: &Path) -> Result<(), Error> {
+    if log
+        .purged()
+        .is_some_and(|purged| purged.index >= data.index)
+    {
+        return Ok(());
+    }
+    let entries = log.read_blocking(data.index, data.index, 1)?;
+    let entry = entries.into_iter().next();
+    let payload = match entry.filter(|entry| position_of(&entry.log_id) == data) {
+        Some(entry) => entry.payload,
+        // The log is behind the database, as after an installation.
+        None => return Ok(()),
+    };
+    let EntryPayload::Normal(payload) = payload else {
+        return Ok(());
+    };
+    match DeltaHeader::peek(&payload.0) {
+        Some(header) if header.part.is_last() && header.hash_after != found => {
+            let after = header.hash_after;
+            Err(Error::Corrupt {
+                what: format!(
+                    "it is not the database that the log leads to: after entry {data} it has the \
+                     hash {found}, and the log {after}"
+                ),
+                file: file.to_owned(),
+                advice: REBUILD,
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Drops what a crash in the middle of an installation may have left in the log: an entry at the
@@ -163,6 +219,22 @@ fn verify(redo: &Redo) -> Result<Vec<PageNumber>, Error> {
         tracing::error!(pages, "pages are not what was written there");
     }
     Ok(damaged)
+}
+
+/// The same of what may be the last copy: then there is nobody to mend it from.
+fn verify_last(redo: &Redo, dir: &Path) -> Result<(), Error> {
+    let damaged = verify(redo)?;
+    let Some(first) = damaged.first() else {
+        return Ok(());
+    };
+    Err(Error::Corrupt {
+        what: format!(
+            "{} of its pages are not what was written there, the first of them is page {first}",
+            damaged.len()
+        ),
+        file: dir.join(StartLock::FILE_NAME),
+        advice: REBUILD,
+    })
 }
 
 /// No record, no image: the node has never had a database.
@@ -224,6 +296,7 @@ fn install(
 
 /// The redone image is covered by a record now.
 fn remove_installed(dir: &Path) -> Result<(), Error> {
+    tracing::debug!("the checkpoint record covers what was redone");
     match fs::remove_file(dir.join(super::spool::INSTALLING)) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),

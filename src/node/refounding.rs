@@ -49,6 +49,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::error::Error;
 use super::identity::Identity;
 use super::options::NodeOptions;
+use super::rebuild;
 use super::recovery::{READ_BYTES, Recovered, reconcile, recover};
 use crate::raft::{Member, Membership, Role};
 use crate::wal::ClusterId;
@@ -95,7 +96,14 @@ pub(crate) async fn refound(options: &NodeOptions, identity: Identity) -> Result
         ));
     };
     let (from, raft_id) = (options.clone(), identity.raft_id);
-    let recovered = blocking(move || recover(&from, cluster, raft_id)).await?;
+    let recovered = blocking(move || recover(&from, cluster, raft_id)).await;
+    let recovered = recovered.map_err(|error| {
+        if rebuild::is_damage(&error) {
+            complain(format!("{}; {DAMAGED}", rebuild::what(&error)))
+        } else {
+            error
+        }
+    })?;
     reconcile(recovered.log.clone(), recovered.fence.last_applied).await?;
     let memberships = memberships(&recovered).await?;
     let members = recovery
@@ -334,6 +342,13 @@ fn complaint(recovery: &Recovery, what: &str) -> Error {
         recovery.file.display()
     ))
 }
+
+/// What to do about damage: whoever founds a cluster anew counts on what this node has, so nothing
+/// is set aside.
+const DAMAGED: &str = "if another of the nodes that are left has its data whole, take this one out \
+     of the file on all of them, and have it join with -join and an empty data directory when they \
+     run; if this is the only copy, keep the data directory as it is, and restore the last backup: \
+     start the node with an empty one, and POST the backup to /db/load";
 
 /// Runs file work off the async workers.
 async fn blocking<T: Send + 'static>(

@@ -142,6 +142,24 @@ impl Incoming {
         Ok(())
     }
 
+    /// Whether the beginning of the file is still what was written there. Blocks.
+    pub(crate) fn check_header(&self) -> Result<(), String> {
+        match read_header(&self.file)? {
+            size if size == self.page_size => Ok(()),
+            _ => Err("another page size".to_owned()),
+        }
+    }
+
+    /// The hash of the page it has, as the file has it now; an error if that is not what was put
+    /// there. Blocks.
+    pub(crate) fn reread(&self, page: PageNumber) -> Result<Option<PageHash>, sqlite::Error> {
+        let Some(slot) = self.slots.get(&page) else {
+            return Ok(None);
+        };
+        let image = self.read(page, *slot)?;
+        Ok(Some(PageHash::of(page, &image)))
+    }
+
     /// Makes the pages durable, not yet as an image. Blocks.
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.file
@@ -283,7 +301,14 @@ impl Spool {
             .slots
             .iter()
             .filter(move |(page, _)| count.contains(**page))
-            .map(|(page, slot)| Ok((*page, Cow::Owned(self.pages.read(*page, *slot)?))))
+            .map(|(page, slot)| {
+                let image = self.pages.read(*page, *slot)?;
+                tracing::trace!(
+                    page = page.number(),
+                    "a received page goes into the database"
+                );
+                Ok((*page, Cow::Owned(image)))
+            })
     }
 }
 
@@ -439,6 +464,30 @@ mod tests {
         assert_eq!(found(&spool), [(2, 2), (5, 5), (7, 7)]);
         assert_eq!(*spool.manifest(), manifest());
         assert!(Incoming::resume(dir.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_bit_that_flips_in_the_file_is_noticed_when_it_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut incoming = Incoming::create(dir.path(), SIZE).unwrap();
+        for number in 1..=2 {
+            incoming.put(page(number), &image(7)).unwrap();
+        }
+        let path = dir.path().join(INCOMING);
+        let whole = fs::read(&path).unwrap();
+        for byte in (0..whole.len()).step_by(61) {
+            let mut damaged = whole.clone();
+            damaged[byte] ^= 16;
+            fs::write(&path, &damaged).unwrap();
+            let header = incoming.check_header();
+            let pages = [1, 2].map(|number| incoming.reread(page(number)).is_ok());
+            let found = header.is_ok() && pages == [true, true];
+            assert!(!found, "byte {byte}");
+        }
+        fs::write(&path, &whole).unwrap();
+        incoming.check_header().unwrap();
+        assert!(incoming.reread(page(1)).unwrap().is_some());
+        assert_eq!(incoming.reread(page(9)).unwrap(), None);
     }
 
     #[test]

@@ -109,6 +109,8 @@ counted! {
         AutoVacuumsFailed = ("store", "num_auto_vacuums_failed"),
         /// Times that SQLite's WAL went into the main file, all of it.
         Checkpoints = ("db", "checkpoints"),
+        /// Pieces of it that went before the rest.
+        CheckpointPieces = ("db", "checkpoint_pieces"),
         /// Times that a reader or a transfer was in the way of that.
         CheckpointsIncomplete = ("db", "checkpoints_incomplete"),
         /// Changes of the leader, or of its term, as this node saw them.
@@ -148,7 +150,8 @@ counted! {
         SnapshotBytesSent = ("snapshots", "bytes_sent"),
         /// What the pages received took on the way, compressed.
         SnapshotBytesReceived = ("snapshots", "bytes_received"),
-        /// Transfers, sent or received, that went on where an earlier one was cut off.
+        /// Transfers, sent or received, that went on with pages in the receiver's spool: of one
+        /// that was cut off, or of a database that was set aside.
         TransfersResumed = ("snapshots", "transfers_resumed"),
         /// Writes handed to the leader.
         RemoteExecutions = ("proxy", "remote_executions"),

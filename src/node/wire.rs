@@ -155,6 +155,11 @@ pub(crate) enum AppendReply {
     Matching(Option<LogIdMirror>),
     /// Raft does not run on the peer.
     Stopped,
+    /// The transaction in `entry` was not executed on the database that there is after `base`.
+    Objects {
+        entry: LogIdMirror,
+        base: LogIdMirror,
+    },
 }
 
 /// The answer to a snapshot: the receiver's vote, or why it was not installed.
@@ -323,8 +328,20 @@ pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 }
 
 /// Decodes a message; anything left over is damage.
+///
+/// bincode makes room for a text before it looks whether the message is as long as the text is said
+/// to be; only the limit holds it back. So a short message has a low one.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    match bincode::serde::decode_from_slice(bytes, CONFIG) {
+    let decoded = if bytes.len() <= SHORT_BYTES {
+        let config = CONFIG.with_limit::<{ SHORT_BYTES * WIDEST }>();
+        bincode::serde::decode_from_slice(bytes, config)
+    } else if bytes.len() <= MEDIUM_BYTES {
+        let config = CONFIG.with_limit::<{ MEDIUM_BYTES * WIDEST }>();
+        bincode::serde::decode_from_slice(bytes, config)
+    } else {
+        bincode::serde::decode_from_slice(bytes, CONFIG)
+    };
+    match decoded {
         Ok((message, length)) if length == bytes.len() => Ok(message),
         Ok(_) => Err("bytes are left over after a control message".to_owned()),
         Err(error) => Err(format!("unreadable control message: {error}")),
@@ -333,6 +350,13 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 
 /// Forwarded requests and their answers are the largest; a frame has the same cap.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Most messages are not longer than this.
+const SHORT_BYTES: usize = 64 << 10;
+const MEDIUM_BYTES: usize = 2 << 20;
+
+/// Against the limit every number counts with its full width, of which it may take one byte.
+const WIDEST: usize = 16;
 
 const CONFIG: Configuration<LittleEndian, Varint, Limit<MESSAGE_BYTES_MAX>> =
     bincode::config::standard().with_limit::<MESSAGE_BYTES_MAX>();
@@ -367,8 +391,22 @@ mod tests {
 
     #[test]
     fn an_announced_length_beyond_the_limit_is_refused_before_it_is_allocated() {
-        let mut bytes = vec![7];
-        bytes.extend_from_slice(&[253, 255, 255, 255, 255, 255, 255, 255, 127]);
-        assert!(decode::<Greeting>(&bytes).is_err());
+        // A text of nearly 2^63 bytes, and one of 2 MiB, in a message of some bytes.
+        for length in [
+            &[253, 255, 255, 255, 255, 255, 255, 255, 127][..],
+            &[252, 0, 0, 32, 0],
+        ] {
+            let bytes = [&[7], length].concat();
+            let error = decode::<Greeting>(&bytes).unwrap_err();
+            assert!(error.contains("LimitExceeded"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_limit_of_a_short_message_leaves_room_for_numbers_of_any_width() {
+        let widest = vec![1_u128; SHORT_BYTES - 3];
+        let bytes = encode(&widest);
+        assert_eq!(bytes.len(), SHORT_BYTES);
+        assert_eq!(decode::<Vec<u128>>(&bytes), Ok(widest));
     }
 }

@@ -15,6 +15,7 @@ use super::owner::{GroupEnd, Job, Load};
 use super::proposer::Ticket;
 use super::running::{Inner, NotLed};
 use super::stages::Stage;
+use crate::planted::{self, Bug};
 use crate::raft::LeaderId;
 use crate::sqlite::{Interest, Reply, Request, SqlCommit, Writer};
 
@@ -329,6 +330,9 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
             let inner = Arc::clone(inner);
             tokio::spawn(async move {
                 let patience = inner.options.election_max() * 2;
+                if planted::is(Bug::UnwrittenAnsweredAtOnce) {
+                    return deliver(waiters, end.replies, index);
+                }
                 match inner.confirmations.confirm(patience).await {
                     Some(_) if inner.leading() == Some(leader) => {
                         deliver(waiters, end.replies, index);
@@ -353,6 +357,9 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
                 "a group was not committed; its requests are routed again"
             );
             answer(waiters, || Err(None));
+        }
+        (_, Some(Discard::Unknown(why)), None) if planted::is(Bug::UnknownReportedAsRefused) => {
+            answer(waiters, || Err(Some(Refusal::NotCommitted(why.clone()))));
         }
         (_, Some(Discard::Unknown(why)), None) => {
             answer(waiters, || Err(Some(Refusal::Unknown(why.clone()))));

@@ -15,6 +15,7 @@ use super::error::Error;
 use super::ffi::{self, ResultCode};
 use super::image::{Image, Source};
 use super::page_hashes::PageHashes;
+use crate::planted::{self, Bug};
 use crate::wal::format::{FRAME_HEADER_BYTES, WAL_HEADER_BYTES, frame_bytes, frame_offset};
 use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
 
@@ -295,7 +296,11 @@ impl Frames {
     /// Earlier frames of a page are images that the transaction itself replaced; frames beyond the
     /// page count belong to pages that it added, spilled and cut off again.
     pub(super) fn last_images(&self, commit: CommitFrame) -> LastImages {
-        let count = (commit.frame - self.frame_first + 1) as usize;
+        let count = if planted::is(Bug::RolledBackCaptured) {
+            self.headers.len()
+        } else {
+            (commit.frame - self.frame_first + 1) as usize
+        };
         let mut frames: Vec<(u32, u32)> = (self.frame_first..)
             .zip(&self.headers[..count])
             .map(|(frame, header)| (header.page, frame))

@@ -41,9 +41,17 @@ pub struct Backfill {
     pub wal_frames: u32,
     /// How many of them the main file has.
     pub backfilled: u32,
+    /// Whether a reader was in the way of anything that was to be done.
+    pub is_held_back: bool,
 }
 
 impl Backfill {
+    /// How many frames the main file does not have yet.
+    #[must_use]
+    pub const fn left(&self) -> u32 {
+        self.wal_frames.saturating_sub(self.backfilled)
+    }
+
     /// How far the checkpoints before have got.
     pub(super) fn now(main: ffi::File) -> Result<Self, Error> {
         let wal_frames = read_header(main)?.frame_max;
@@ -53,6 +61,7 @@ impl Backfill {
             complete: backfilled == wal_frames,
             wal_frames,
             backfilled,
+            is_held_back: false,
         })
     }
 }
@@ -73,7 +82,11 @@ pub(super) fn run(
     connection.busy_timeout(Duration::ZERO)?;
     match result {
         // An interrupt that came too late for its statement hits the checkpoint.
-        Ok(()) | Err(ResultCode::BUSY | ResultCode::INTERRUPT) => Backfill::now(main),
+        Ok(()) | Err(ResultCode::INTERRUPT) => Backfill::now(main),
+        Err(ResultCode::BUSY) => Ok(Backfill {
+            is_held_back: true,
+            ..Backfill::now(main)?
+        }),
         Err(code) => Err(failed("checkpoint")(code)),
     }
 }

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionState};
 
+use super::backfill;
 use super::capture::{Frames, Limits};
 use super::checkpoint::{self, Backfill, Checkpoint};
+use super::draft::{Flusher, RecordDraft};
 use super::error::Error;
 use super::facts;
 use super::heap::Exempt;
@@ -267,13 +269,33 @@ impl Database {
         let _exempt = Exempt::new();
         self.expect_rest()?;
         if self.is_frozen() {
-            let now = Backfill::now(self.shim.main)?;
-            return Ok(Backfill {
-                complete: false,
-                ..now
-            });
+            return self.held_back();
         }
         checkpoint::run(&self.connection, self.shim.main, kind)
+    }
+
+    /// Moves at most so many frames of the WAL into the main file, none beyond `upto` and never the
+    /// last one: that is left to [`checkpoint`](Self::checkpoint). Waits for nobody. Does nothing
+    /// while an [`Image`] lives.
+    ///
+    /// # Errors
+    ///
+    /// As [`checkpoint`](Self::checkpoint).
+    pub fn backfill(&mut self, upto: u32, frames_max: u32) -> Result<Backfill, Error> {
+        let _exempt = Exempt::new();
+        self.expect_rest()?;
+        if self.is_frozen() {
+            return self.held_back();
+        }
+        backfill::run(&self.shim, self.page_size, upto, frames_max)
+    }
+
+    fn held_back(&self) -> Result<Backfill, Error> {
+        Ok(Backfill {
+            complete: false,
+            is_held_back: true,
+            ..Backfill::now(self.shim.main)?
+        })
     }
 
     /// Records durably that the main file contains everything up to `applied`, and that `data` is
@@ -288,12 +310,38 @@ impl Database {
         data: Option<Position>,
         membership: &[u8],
     ) -> Result<(), Error> {
-        if !Backfill::now(self.shim.main)?.complete {
+        self.draft_record(applied, data, membership)?.save()
+    }
+
+    /// The same in two steps: the draft is made here, and saved on any thread. Changes and further
+    /// checkpoints need not wait for that.
+    ///
+    /// # Errors
+    ///
+    /// `NotCheckpointed`.
+    pub fn draft_record(
+        &mut self,
+        applied: Position,
+        data: Option<Position>,
+        membership: &[u8],
+    ) -> Result<RecordDraft, Error> {
+        if !self.backfilled()?.complete {
             return Err(Error::NotCheckpointed);
         }
-        self.shim.with_owner(|owner| {
-            Record::save(&self.lock, &mut owner.hashes, applied, data, membership)
+        let hashes = self.shim.with_owner(|owner| owner.hashes.draft());
+        Ok(RecordDraft {
+            lock: self.lock.share(),
+            hashes,
+            applied,
+            data,
+            membership: membership.to_vec(),
         })
+    }
+
+    /// Something that makes durable what was moved into the main file, on any thread.
+    #[must_use]
+    pub fn flusher(&self) -> Flusher {
+        Flusher(self.lock.share())
     }
 
     /// Whether an [`Image`] lives.
@@ -302,13 +350,13 @@ impl Database {
         self.with_source(|source| source.alive.any())
     }
 
-    /// Whether the main file has all that the WAL holds.
+    /// How far the checkpoints before have got.
     ///
     /// # Errors
     ///
     /// `Vfs`.
-    pub fn is_backfilled(&self) -> Result<bool, Error> {
-        Ok(Backfill::now(self.shim.main)?.complete)
+    pub fn backfilled(&self) -> Result<Backfill, Error> {
+        Backfill::now(self.shim.main)
     }
 
     /// How many bytes of the WAL are in use.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::error::Error;
 use super::ffi;
@@ -27,8 +27,7 @@ pub struct Image {
     main: Arc<MainFile>,
     wal: Arc<File>,
     witness: Arc<Witness>,
-    /// The last frame of each page that the main file does not have yet.
-    frames: HashMap<PageNumber, u32>,
+    frames: LastFrames,
     page_size: PageSize,
     page_count: PageCount,
     hash: DatabaseHash,
@@ -68,10 +67,10 @@ impl Image {
         let header = read_header(shim_main)?;
         let region = shim_main.region(0).map_err(failed("map the WAL-index"))?;
         let all_backfilled = region.word(BACKFILL_OFFSET) == header.frame_max;
-        let frames = if all_backfilled {
-            HashMap::new()
-        } else {
-            frames_of_pages(shim_main, header.frame_max)?
+        let frame_max = if all_backfilled { 0 } else { header.frame_max };
+        let frames = LastFrames {
+            pages: pages_of_frames(shim_main, frame_max)?,
+            last: OnceLock::new(),
         };
         Ok(Self {
             main: Arc::clone(&source.main),
@@ -114,7 +113,7 @@ impl Image {
     /// Whether the WAL has the page: all others are in the main file as of the last record.
     #[must_use]
     pub fn is_in_wal(&self, page: PageNumber) -> bool {
-        self.frames.contains_key(&page)
+        self.frames.of(page).is_some()
     }
 
     /// Reads one page. The lock-byte page is all zeros.
@@ -131,7 +130,7 @@ impl Image {
             image.fill(0);
             return Ok(());
         }
-        let (place, read) = match self.frames.get(&page).copied() {
+        let (place, read) = match self.frames.of(page) {
             Some(frame) => {
                 let offset = frame_offset(frame, self.page_size) + FRAME_HEADER_BYTES as u64;
                 let read = self.wal.read_exact_at(image, offset);
@@ -152,20 +151,39 @@ impl Image {
     }
 }
 
-/// Reads the page numbers of all frames from the WAL-index; later frames win.
-fn frames_of_pages(main: ffi::File, frame_max: u32) -> Result<HashMap<PageNumber, u32>, Error> {
-    let mut frames = HashMap::new();
-    for number in 0..=region_of_frame(frame_max).region {
-        let region = main.region(number).map_err(failed("map the WAL-index"))?;
-        let first = index::frames_before(number) + 1;
-        let last =
-            frame_max.min(index::frames_before(number) + u32::from(index::entries_in(number)));
-        for frame in first..=last {
-            let page = region.word(region_of_frame(frame).page_offset());
-            if let Some(page) = PageNumber::new(page) {
-                frames.insert(page, frame);
-            }
-        }
+/// The last frame of each page that the main file does not have yet.
+///
+/// Whoever freezes the database holds up its writes, so he only copies what the WAL-index says; the
+/// first reader makes a map of it.
+#[derive(Debug)]
+struct LastFrames {
+    /// The page in each frame, from frame 1 on.
+    pages: Vec<u32>,
+    last: OnceLock<HashMap<u32, u32>>,
+}
+
+impl LastFrames {
+    fn of(&self, page: PageNumber) -> Option<u32> {
+        let last = self.last.get_or_init(|| {
+            // Later frames win.
+            let frames = self.pages.iter().zip(1..);
+            frames.map(|(page, frame)| (*page, frame)).collect()
+        });
+        last.get(&page.number()).copied()
     }
-    Ok(frames)
+}
+
+/// Reads the page numbers of all frames from the WAL-index.
+fn pages_of_frames(main: ffi::File, frame_max: u32) -> Result<Vec<u32>, Error> {
+    let mut pages = Vec::with_capacity(frame_max as usize);
+    let mut first = 1;
+    while first <= frame_max {
+        let number = region_of_frame(first).region;
+        let region = main.region(number).map_err(failed("map the WAL-index"))?;
+        let entries = u32::from(index::entries_in(number));
+        let last = frame_max.min(index::frames_before(number) + entries);
+        pages.extend((first..=last).map(|frame| region.word(region_of_frame(frame).page_offset())));
+        first = last + 1;
+    }
+    Ok(pages)
 }

@@ -14,6 +14,7 @@ use super::error::Error;
 use super::ffi::{self, Lock, ResultCode, randomness};
 use super::page_hashes::PageHashes;
 use super::shim::Shim;
+use crate::planted::{self, Bug};
 use crate::wal::format::{frame_bytes, frame_offset};
 use crate::wal::index::{self, IndexHeader, region_of_frame};
 use crate::wal::{
@@ -367,7 +368,11 @@ impl Tail {
     fn publish(&mut self, page_count: PageCount) {
         self.header.change = self.header.change.wrapping_add(1);
         self.header.frame_max = self.frame_last;
-        self.header.page_count = page_count;
+        self.header.page_count = if planted::is(Bug::NotShrunk) {
+            page_count.max(self.header.page_count)
+        } else {
+            page_count
+        };
         let region = self.main.region(0).expect("region 0 is mapped since open");
         self.write_header(region);
     }

@@ -21,6 +21,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::Error;
 use super::hash_table::HashTable;
@@ -40,17 +42,23 @@ pub struct PageHashes {
     hashes: HashTable,
     /// One bit per page: the side file does not have this hash yet.
     changed: Vec<u64>,
+    /// The bits that went into the last draft, which has them still to save, perhaps.
+    drafted: Vec<u64>,
+    /// Whether that draft is saved; in a draft, whether it is.
+    is_saved: Arc<AtomicBool>,
     sum: DatabaseHash,
 }
 
 impl PageHashes {
     /// The table of a database without pages.
     #[must_use]
-    pub const fn new(page_size: PageSize) -> Self {
+    pub fn new(page_size: PageSize) -> Self {
         Self {
             page_size,
             hashes: HashTable::new(),
             changed: Vec::new(),
+            drafted: Vec::new(),
+            is_saved: Arc::default(),
             sum: DatabaseHash(0),
         }
     }
@@ -162,15 +170,28 @@ impl PageHashes {
             left -= part;
         }
         let mut table = Self {
-            page_size,
             hashes,
-            changed: Vec::new(),
-            sum: DatabaseHash(0),
+            ..Self::new(page_size)
         };
         table.changed.resize(table.hashes.len().div_ceil(64), 0);
         table.resize(page_count);
         table.recompute_sum();
         Ok(table)
+    }
+
+    /// The table as it is now, to be saved on another thread while this one goes on. Drafts are
+    /// saved in the order in which they were made; what one leaves unsaved is in the next one.
+    pub(super) fn draft(&mut self) -> Self {
+        if !self.is_saved.load(Ordering::Acquire) {
+            for (changed, drafted) in self.changed.iter_mut().zip(&self.drafted) {
+                *changed |= drafted;
+            }
+        }
+        self.is_saved = Arc::default();
+        let draft = self.clone();
+        let none = vec![0; self.changed.len()];
+        self.drafted = std::mem::replace(&mut self.changed, none);
+        draft
     }
 
     /// Writes the entries that changed into the side file and makes them durable.
@@ -179,6 +200,7 @@ impl PageHashes {
         self.write(&path)
             .map_err(|e| Error::io("write", &path, e))?;
         self.changed.fill(0);
+        self.is_saved.store(true, Ordering::Release);
         Ok(())
     }
 

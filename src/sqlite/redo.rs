@@ -5,7 +5,13 @@
 //! checkpoint was at work, or the power failed. All pages in which it can differ from the record
 //! are named by the entries since the record, each with its whole image, so writing these in order
 //! gives the exact file. The WAL is worth nothing after a power failure and is deleted first.
+//!
+//! In between the main file is no database, and if this process dies there, nobody is left to keep
+//! others away from it. So its header names a format version that no SQLite reads meanwhile (file
+//! format document, "File format version numbers"): whoever opens the file is told that it is none,
+//! until a start has finished.
 
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use super::error::Error;
@@ -20,6 +26,8 @@ pub struct Redo {
     lock: StartLock,
     hashes: PageHashes,
     expected: DatabaseHash,
+    /// The format versions in the header once it may be read again.
+    versions: [u8; 2],
 }
 
 impl Redo {
@@ -29,6 +37,9 @@ impl Redo {
     ///
     /// `Io`, `Corrupt`, `Unsupported`.
     pub fn begin(lock: StartLock, record: &Record) -> Result<Self, Error> {
+        if !record.is_closed {
+            hide(&lock)?;
+        }
         lock.remove_wal()?;
         // The side file may be newer than the record too; only the sum at the end says.
         let loaded = PageHashes::load(lock.dir(), record.page_size, record.page_count);
@@ -47,6 +58,7 @@ impl Redo {
             lock,
             hashes,
             expected: record.hash,
+            versions: WAL_MODE,
         })
     }
 
@@ -56,11 +68,13 @@ impl Redo {
     ///
     /// `Io`.
     pub fn replace(lock: StartLock, page_size: PageSize) -> Result<Self, Error> {
+        hide(&lock)?;
         lock.remove_wal()?;
         Ok(Self {
             lock,
             hashes: PageHashes::new(page_size),
             expected: DatabaseHash::default(),
+            versions: WAL_MODE,
         })
     }
 
@@ -76,15 +90,21 @@ impl Redo {
         let mut order = PageOrder::new(page_size, self.hashes.page_count(), change.page_count);
         let mut last = None;
         self.hashes.resize(change.page_count);
+        hide(&self.lock)?;
         self.set_page_count(change.page_count)?;
         for item in change.pages {
-            let (page, image) = item?;
+            let (page, mut image) = item?;
             order.check(page, &image)?;
+            self.hashes.replace(page, PageHash::of(page, &image));
+            if page == PageNumber::FIRST {
+                let versions = &mut image.to_mut()[VERSIONS];
+                self.versions.copy_from_slice(versions);
+                versions.copy_from_slice(&UNREADABLE);
+            }
             self.lock
                 .file()
                 .write_all_at(&image, page.offset(page_size))
                 .map_err(|e| Error::io("write", self.lock.path(), e))?;
-            self.hashes.replace(page, PageHash::of(page, &image));
             last = Some(page);
         }
         if let Some(page) = last {
@@ -99,9 +119,10 @@ impl Redo {
     ///
     /// # Errors
     ///
-    /// `Io`, if the length of the file cannot be set.
+    /// `Io`, if the length or the header of the file cannot be set.
     pub fn verify(&self) -> Result<Vec<PageNumber>, Error> {
         self.set_page_count(self.hashes.page_count())?;
+        self.reveal()?;
         let mut damaged = Vec::new();
         self.each_page(|page, hash| {
             if hash != self.hashes.get(page) {
@@ -169,15 +190,32 @@ impl Redo {
     /// `HashMismatch`, `Io`.
     pub fn finish(mut self) -> Result<(StartLock, PageHashes), Error> {
         self.set_page_count(self.hashes.page_count())?;
+        self.reveal()?;
         self.hashes.recompute_sum();
-        if self.expected != self.hashes.sum() {
-            self.rebuild_hashes()?;
+        if self.expected != self.hashes.sum()
+            && let Err(error) = self.rebuild_hashes()
+        {
+            hide(&self.lock)?;
+            return Err(error);
         }
         self.lock
             .file()
             .sync_all()
             .map_err(|e| Error::io("sync", self.lock.path(), e))?;
         Ok((self.lock, self.hashes))
+    }
+
+    /// Lets SQLite read the file again: all is in place.
+    fn reveal(&self) -> Result<(), Error> {
+        let (file, at) = (self.lock.file(), VERSIONS.start as u64);
+        let mut found = [0; 2];
+        let read = file.read_exact_at(&mut found, at);
+        // A file that is too short for a header was not hidden.
+        let revealed = match read {
+            Ok(()) if found == UNREADABLE => file.write_all_at(&self.versions, at),
+            _ => Ok(()),
+        };
+        revealed.map_err(|e| Error::io("write the header of", self.lock.path(), e))
     }
 
     fn set_page_count(&self, count: PageCount) -> Result<(), Error> {
@@ -197,6 +235,18 @@ impl Redo {
     }
 }
 
+/// Makes SQLite refuse the file, if it has a header.
+fn hide(lock: &StartLock) -> Result<(), Error> {
+    let file = lock.file();
+    let hidden = file.metadata().and_then(|found| {
+        if found.len() < VERSIONS.end as u64 {
+            return Ok(());
+        }
+        file.write_all_at(&UNREADABLE, VERSIONS.start as u64)
+    });
+    hidden.map_err(|e| Error::io("write the header of", lock.path(), e))
+}
+
 /// Whether the side file is damaged or gone, and not just out of reach. Its version is not covered
 /// by any checksum, and whatever it is, the record's hash proves the new table.
 fn is_made_anew(error: &Error) -> bool {
@@ -206,3 +256,10 @@ fn is_made_anew(error: &Error) -> bool {
         _ => false,
     }
 }
+
+/// Where the header has the versions of the format, for writing and for reading.
+const VERSIONS: Range<usize> = 18..20;
+/// Those of every database of ours between two starts; see `genesis`.
+const WAL_MODE: [u8; 2] = [2, 2];
+/// SQLite refuses everything above 2 ("file is not a database").
+const UNREADABLE: [u8; 2] = [0xff, 0xff];

@@ -25,6 +25,7 @@ use super::image::Source;
 use super::inject::pages_added;
 use super::page_hashes::PageHashes;
 use super::witness::{Damage, Place, Witness};
+use crate::planted::{self, Bug};
 use crate::wal::format::{frame_bytes, frame_offset};
 use crate::wal::{PageHash, PageNumber, PageSize, index};
 
@@ -201,7 +202,12 @@ impl Shim {
     /// Makes this connection the only writer and checkpointer of the file, until it is closed.
     pub(super) fn own(&self, owner: Owner) -> Result<(), ResultCode> {
         self.main.region(0)?;
-        let (first, count) = (index::LOCK_WRITE, index::LOCK_CHECKPOINT + 1);
+        let last = if planted::is(Bug::CheckpointerNotExcluded) {
+            index::LOCK_WRITE
+        } else {
+            index::LOCK_CHECKPOINT
+        };
+        let (first, count) = (index::LOCK_WRITE, last + 1);
         self.main.lock(first, count, Lock::Exclusive)?;
         *self.owner.borrow_mut() = Some(owner);
         Ok(())
@@ -235,6 +241,11 @@ impl Shim {
     pub(super) fn write_wal(&self, bytes: &[u8], offset: u64) -> Result<(), ResultCode> {
         let mut owner = self.owner.borrow_mut();
         let owner = owner.as_mut().ok_or(ResultCode::READONLY)?;
+        if planted::is(Bug::CaptureAtWrite) {
+            self.wal
+                .get()
+                .map_or(Ok(()), |wal| wal.write(bytes, offset))?;
+        }
         owner.frames.write(bytes, offset)
     }
 
@@ -307,7 +318,13 @@ impl Shim {
                 self.released.set(true);
                 Ok(())
             }
-            Ok((Verdict::Discard, _)) => {
+            Ok((Verdict::Discard, hashes)) => {
+                if planted::is(Bug::DiscardedHashesLeft) {
+                    owner.hashes.resize(commit.page_count);
+                    for (page, hash) in last.pages.iter().zip(hashes) {
+                        owner.hashes.replace(*page, hash);
+                    }
+                }
                 owner.frames.clear();
                 Err(ResultCode::IOERR_FSYNC)
             }

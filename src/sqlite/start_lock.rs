@@ -152,6 +152,15 @@ impl StartLock {
         &self.file
     }
 
+    /// The same files, for another thread. They are open until both are gone.
+    pub(super) fn share(&self) -> Self {
+        Self {
+            dir: self.dir.clone(),
+            path: self.path.clone(),
+            file: Arc::clone(&self.file),
+        }
+    }
+
     /// The path of the WAL.
     pub(super) fn wal_path(&self) -> PathBuf {
         self.dir.join(format!("{}-wal", Self::FILE_NAME))

@@ -26,6 +26,7 @@ use super::frame::Role;
 use super::hello::{self, Hello};
 use super::limits::{DATA_REQUESTS_MAX, LONG_STREAMS_MAX};
 use super::stream::{FrameReader, FrameWriter};
+use super::trust::Side;
 use super::{PeerIdentity, TransportError};
 
 /// Which bytes go first when not all can go at once. Strict: none of a lower priority is sent while
@@ -267,6 +268,18 @@ impl Link {
         }
     }
 
+    /// Has the next request make the connection again, with the settings of now. What is under way
+    /// on the old one goes on, unless its peer is not trusted any more.
+    pub(super) fn renew(&self, endpoint: &Inner) {
+        let mut state = locked(&self.state);
+        if let State::Up(live) = &*state {
+            let name = endpoint.name_of(&self.addr);
+            let side = Side::Server(&name);
+            drop(endpoint.still_trusted(&live.connection, &self.addr, side));
+            *state = State::Down;
+        }
+    }
+
     fn live(&self) -> Option<Live> {
         match &*locked(&self.state) {
             State::Up(live) if live.connection.close_reason().is_none() => Some(live.clone()),
@@ -300,8 +313,15 @@ async fn connect(endpoint: Arc<Inner>, link: Arc<Link>, sender: watch::Sender<Ou
             node: endpoint.node,
             expected: link.expected,
         };
-        let outcome = dial_all(&endpoint, &link.addr, hello).await;
+        let mut outcome = dial_all(&endpoint, &link.addr, hello).await;
         let mut state = locked(&link.state);
+        // What is trusted may have changed meanwhile.
+        let name = endpoint.name_of(&link.addr);
+        outcome = outcome.and_then(|live| {
+            let side = Side::Server(&name);
+            endpoint.still_trusted(&live.connection, &link.addr, side)?;
+            Ok(live)
+        });
         if let Ok(live) = &outcome
             && endpoint.cluster() != hello.cluster
         {

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use quinn::{ConnectionId, ConnectionIdGenerator, IdleTimeout, TransportConfig, VarInt};
@@ -19,7 +19,9 @@ use super::error::EndCode;
 use super::pki::CertificateOptions;
 use super::renewal::{Notice, Renewal};
 use super::server::{self, Handler};
+use super::sockets::{Sockets, SystemSockets};
 use super::tls::{BoxError, Tls};
+use super::trust::{Side, Trust, chain_of};
 use super::{ClusterKey, TransportError, limits};
 use crate::wal::ClusterId;
 
@@ -81,6 +83,17 @@ impl Endpoint {
     /// [`TransportError::Security`] for [`Security::Loopback`] on another address, else
     /// [`TransportError::Bind`].
     pub fn bind(options: &EndpointOptions) -> Result<Self, TransportError> {
+        Self::bind_over(&SystemSockets, options)
+    }
+
+    /// As [`Self::bind`], with a socket from somewhere else.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_over(
+        sockets: &dyn Sockets,
+        options: &EndpointOptions,
+    ) -> Result<Self, TransportError> {
         let addr = options.bind;
         let loopback = addr.ip().to_canonical().is_loopback();
         if matches!(options.security, Security::Loopback) && !loopback {
@@ -96,7 +109,7 @@ impl Endpoint {
                 reason: reason.to_string(),
             },
         };
-        let (inner, renewal) = Inner::open(options).map_err(failed)?;
+        let (inner, renewal) = Inner::open(sockets, options).map_err(failed)?;
         let inner = Arc::new(inner);
         if let Some(renewal) = renewal {
             inner.runtime.spawn(renewal.run(Arc::downgrade(&inner)));
@@ -165,6 +178,8 @@ pub(super) struct Inner {
     pub(super) node: u64,
     pub(super) connect_timeout: Duration,
     client_config: RwLock<quinn::ClientConfig>,
+    /// What is trusted now, where that can change.
+    trust: RwLock<Option<Arc<Trust>>>,
     transport: Arc<TransportConfig>,
     names: Names,
     /// Connections dialed so far.
@@ -191,7 +206,10 @@ struct Registry {
 }
 
 impl Inner {
-    fn open(options: &EndpointOptions) -> Result<(Self, Option<Renewal>), BoxError> {
+    fn open(
+        sockets: &dyn Sockets,
+        options: &EndpointOptions,
+    ) -> Result<(Self, Option<Renewal>), BoxError> {
         if options.node == 0 {
             return Err("zero is no node id".into());
         }
@@ -211,14 +229,13 @@ impl Inner {
             }
             security => (Tls::new(security, options.node)?, None),
         };
-        let reset_secret = tls.reset_secret;
+        let mut tls = tls;
+        let (reset_secret, trust) = (tls.reset_secret, tls.trust.take());
         let (client_config, server_config) = configs(tls, &transport);
-        let socket = UdpSocket::bind(options.bind)?;
-        enlarge_buffers(&socket);
-        let endpoint = quinn::Endpoint::new(
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
             endpoint_config(&reset_secret),
             Some(server_config),
-            socket,
+            sockets.bind(options.bind)?,
             Arc::new(quinn::TokioRuntime),
         )?;
         let inner = Self {
@@ -226,6 +243,7 @@ impl Inner {
             node: options.node,
             connect_timeout: options.connect_timeout,
             client_config: RwLock::new(client_config),
+            trust: RwLock::new(trust.map(Arc::new)),
             transport,
             names: Names::of(&options.security),
             dialed_count: AtomicU64::new(0),
@@ -257,17 +275,54 @@ impl Inner {
         self.names.of_node_at(addr)
     }
 
-    /// From the next connection on these settings are used.
-    pub(super) fn use_tls(&self, tls: Tls) {
+    /// From the next connection on these settings are used. Connections with peers that would not
+    /// be accepted any more are closed; those that this node has dialed are made again when they
+    /// are needed, so that the peers see its new certificate, and the old ones end with what is
+    /// under way on them.
+    pub(super) fn use_tls(&self, mut tls: Tls) {
+        let trust = tls.trust.take();
         let (client, server) = configs(tls, &self.transport);
         if let Some(socket) = self.socket() {
             socket.set_server_config(Some(server));
         }
-        let mut current = self
-            .client_config
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        *current = client;
+        *write(&self.client_config) = client;
+        // Before the connections are looked at: one that is made meanwhile looks at this.
+        *write(&self.trust) = trust.map(Arc::new);
+        let accepted: Vec<_> = {
+            let registry = locked(&self.registry);
+            let connections = registry.accepted.values();
+            connections
+                .map(|(connection, _)| connection.clone())
+                .collect()
+        };
+        for connection in accepted {
+            let addr = connection.remote_address().to_string();
+            drop(self.still_trusted(&connection, &addr, Side::Client));
+        }
+        let links: Vec<_> = locked(&self.links).values().cloned().collect();
+        for link in links {
+            link.renew(self);
+        }
+    }
+
+    /// Whether the peer's certificate is one that is accepted now; if not, closes the connection.
+    pub(super) fn still_trusted(
+        &self,
+        connection: &quinn::Connection,
+        addr: &str,
+        side: Side<'_>,
+    ) -> Result<(), TransportError> {
+        let trust = self.trust.read();
+        let trust = trust.unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(trust) = trust else {
+            return Ok(());
+        };
+        trust.judge(connection, side).map_err(|reason| {
+            self.complain(addr, &reason);
+            connection.close(EndCode::Refused.into(), WITHDRAWN.as_bytes());
+            let addr = addr.to_owned();
+            TransportError::Security { addr, reason }
+        })
     }
 
     /// The socket; `None` after the endpoint was closed.
@@ -290,20 +345,9 @@ impl Inner {
         if !self.verified {
             return None;
         }
-        let chain = connection
-            .peer_identity()
-            .and_then(|chain| {
-                chain
-                    .downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>()
-                    .ok()
-            })
-            .unwrap_or_default();
-        Some(
-            chain
-                .first()
-                .and_then(certificate::node_named_in)
-                .unwrap_or(0),
-        )
+        let chain = chain_of(connection);
+        let named = chain.first().and_then(certificate::node_named_in);
+        Some(named.unwrap_or(0))
     }
 
     /// Judges an accepted connection by the local cluster of this moment, and registers it if
@@ -394,6 +438,11 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The same of a lock that is written.
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Which name the certificate of a node has to be valid for.
 enum Names {
     /// The one that says that it is some node of the cluster.
@@ -463,16 +512,6 @@ fn transport_config(
     Ok(config)
 }
 
-/// The usual 208 KiB overflow while a large entry arrives and the runtime is busy, and every lost
-/// packet costs a retransmission. The operating system may give less than asked for (`rmem_max`,
-/// `wmem_max`) or nothing; QUIC works with any size.
-fn enlarge_buffers(socket: &UdpSocket) {
-    if let Ok(state) = quinn::udp::UdpSocketState::new(socket.into()) {
-        let _ = state.set_recv_buffer_size(socket.into(), limits::SOCKET_BUFFER_BYTES);
-        let _ = state.set_send_buffer_size(socket.into(), limits::SOCKET_BUFFER_BYTES);
-    }
-}
-
 /// A restarted node sends the same reset tokens as before, so its peers learn at the next packet
 /// that their connections are dead, and need not wait for the idle time-out (RFC 9000, 10.3).
 fn endpoint_config(secret: &[u8; 32]) -> quinn::EndpointConfig {
@@ -509,6 +548,10 @@ impl ConnectionIdGenerator for ConnectionIds {
         None
     }
 }
+
+/// What the peer is told when its connection is closed.
+const WITHDRAWN: &str =
+    "the certificate that was shown on this connection is not accepted any more";
 
 const NOT_LOOPBACK: &str = "without a cluster key or certificates a node only binds a loopback \
     address, for anyone who reaches this port owns the data; make a key with `wallaby keygen` and \

@@ -25,6 +25,7 @@ use bytes::{Bytes, BytesMut};
 use super::TransportError;
 use super::client::Priority;
 use super::limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, HELLO_BYTES_MAX, READ_BYTES_MAX};
+use crate::planted::{self, Bug};
 
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -251,7 +252,8 @@ impl Decoder {
     }
 
     fn finish(&mut self, header: Header, payload: Bytes) -> Result<Progress, TransportError> {
-        if crc32fast::hash(&payload) != header.payload_checksum {
+        let is_sound = crc32fast::hash(&payload) == header.payload_checksum;
+        if !is_sound && !planted::is(Bug::FrameChecksumIgnored) {
             return Err(TransportError::damaged("frame payload: wrong checksum"));
         }
         self.header = None;

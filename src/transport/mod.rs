@@ -10,10 +10,11 @@
 //! | `certificate` | the cluster CA, the certificate of a node |
 //! | `pki`, `pem`, `named` | certificates of the operator's own, their files, common names |
 //! | `renewal`, `watched` | files that are read again when they change |
-//! | `tls` | who is trusted: TLS 1.3 settings for each [`Security`] |
+//! | `tls`, `trust` | who is trusted: TLS 1.3 settings for each [`Security`]; who still is |
 //! | `frame` | the format of everything on a stream |
 //! | `stream` | frames over one QUIC stream |
 //! | `hello` | who is at the other end: the first stream of each connection |
+//! | `sockets` | where the socket comes from |
 //! | `endpoint` | the socket, its options, the local identity |
 //! | `client` | [`Peer`]: one connection per dialing direction, made again when it fails |
 //! | `server` | accepts connections, hands requests to the [`Handler`] |
@@ -45,8 +46,10 @@ pub mod pem;
 mod pki;
 mod renewal;
 mod server;
+mod sockets;
 mod stream;
 mod tls;
+mod trust;
 mod watched;
 
 pub use client::{Peer, Priority};
@@ -59,5 +62,6 @@ pub use limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES};
 pub use named::NamedClient;
 pub use pki::CertificateOptions;
 pub use server::{BoxFuture, Handler};
+pub use sockets::{Sockets, SystemSockets};
 pub use stream::{FrameReader, FrameWriter};
 pub use watched::Watched;

@@ -19,6 +19,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::named::{NamedClient, NamedServer};
 use super::tls::{AnyCertificate, TLS_VERSIONS};
+use super::trust::Trust;
 use super::watched::Watched;
 use super::{TransportError, pem};
 
@@ -85,35 +86,43 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// The settings for dialing and for accepting.
+    /// The settings for dialing and for accepting, and what they trust.
     pub(super) fn configs(
         &self,
         options: &CertificateOptions,
-    ) -> Result<(ClientConfig, ServerConfig), TransportError> {
+    ) -> Result<(ClientConfig, ServerConfig, Trust), TransportError> {
         let unusable = |what: String| TransportError::Certificates { what };
         let unfit = |error: rustls::Error| {
             unusable(format!("-node-cert and -node-key cannot be used: {error}"))
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server_verifier = self.server_verifier(options, &provider)?;
+        let client_verifier = match options.verify_client {
+            true => Some(self.client_verifier(options, Arc::clone(&provider))?),
+            false => None,
+        };
         let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(TLS_VERSIONS)
             .map_err(unfit)?
             .dangerous()
-            .with_custom_certificate_verifier(self.server_verifier(options, &provider)?)
+            .with_custom_certificate_verifier(Arc::clone(&server_verifier))
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             .map_err(unfit)?;
-        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        let server = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(TLS_VERSIONS)
             .map_err(unfit)?;
-        let server = if options.verify_client {
-            server.with_client_cert_verifier(self.client_verifier(options, provider)?)
-        } else {
-            server.with_no_client_auth()
+        let server = match &client_verifier {
+            Some(verifier) => server.with_client_cert_verifier(Arc::clone(verifier)),
+            None => server.with_no_client_auth(),
         };
         let server = server
             .with_single_cert(self.chain.clone(), self.key.clone_key())
             .map_err(unfit)?;
-        Ok((client, server))
+        let trust = Trust {
+            server: server_verifier,
+            client: client_verifier,
+        };
+        Ok((client, server, trust))
     }
 
     fn server_verifier(

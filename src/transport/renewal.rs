@@ -1,6 +1,6 @@
 //! Certificates that are replaced while the node runs: the files are looked at from time to time,
-//! and what is in them counts for the next connection. Connections that exist keep what they began
-//! with.
+//! and what is in them counts for the next connection, and for the peers of those that exist: one
+//! that would not be accepted any more is cut off at once.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};

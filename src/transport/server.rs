@@ -16,6 +16,7 @@ use super::limits::{
     CONNECTIONS_ACCEPTED_MAX, CONNECTIONS_BEFORE_RETRY, LINGER, LONG_STREAMS_ACCEPTED_MAX,
 };
 use super::stream::{FrameReader, FrameWriter};
+use super::trust::Side;
 use super::{PeerIdentity, TransportError};
 
 /// A future on the heap, as a trait object's method has to return it.
@@ -139,6 +140,9 @@ impl Session {
             return Err(Unmet::Disagreed(verdict));
         };
         answered.map_err(Unmet::Lost)?;
+        // What is trusted may have changed before the connection was registered.
+        let trusted = self.endpoint.still_trusted(connection, addr, Side::Client);
+        trusted.map_err(Unmet::Lost)?;
         let peer = PeerIdentity {
             node: hello.node,
             cluster: hello.cluster.and(cluster),

@@ -13,6 +13,7 @@ use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::certificate::{Authority, Identity};
 use super::pki::CertificateOptions;
+use super::trust::Trust;
 use super::{Security, key};
 
 /// The settings for dialing and for accepting.
@@ -22,6 +23,8 @@ pub(super) struct Tls {
     /// What the tokens are made of by which peers learn that this node has restarted; the same
     /// after each restart.
     pub(super) reset_secret: [u8; 32],
+    /// What was trusted, where it can change while the node runs.
+    pub(super) trust: Option<Trust>,
 }
 
 impl Tls {
@@ -44,9 +47,13 @@ impl Tls {
         node: u64,
     ) -> Result<(Self, SystemTime), BoxError> {
         let loaded = options.load()?;
-        let (client, server) = loaded.configs(options)?;
+        let (client, server, trust) = loaded.configs(options)?;
         let secret = key::derive(loaded.secret(), &reset_purpose(&node.to_le_bytes()));
-        Ok((Self::over_quic(client, server, secret)?, loaded.ends_at()))
+        let tls = Self {
+            trust: Some(trust),
+            ..Self::over_quic(client, server, secret)?
+        };
+        Ok((tls, loaded.ends_at()))
     }
 
     fn mutual(authority: &Authority, node: u64, secret: [u8; 32]) -> Result<Self, BoxError> {
@@ -102,6 +109,7 @@ impl Tls {
             client: Arc::new(QuicClientConfig::try_from(client)?),
             server: Arc::new(QuicServerConfig::try_from(server)?),
             reset_secret,
+            trust: None,
         })
     }
 }

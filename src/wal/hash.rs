@@ -9,6 +9,7 @@ use std::fmt;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::page::PageNumber;
+use crate::planted::{self, Bug};
 
 /// The hash of one page, its number included.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -18,6 +19,9 @@ impl PageHash {
     /// The hash of a page image.
     #[must_use]
     pub fn of(page: PageNumber, image: &[u8]) -> Self {
+        if planted::is(Bug::HashOfChecksums) {
+            return Self(crc32fast::hash(image).into());
+        }
         Self(xxh3_128_with_seed(image, u64::from(page.number())))
     }
 }
@@ -29,13 +33,19 @@ pub struct DatabaseHash(pub u128);
 impl DatabaseHash {
     /// This hash with a page added.
     #[must_use]
-    pub const fn with(self, page: PageHash) -> Self {
+    pub fn with(self, page: PageHash) -> Self {
+        if planted::is(Bug::HashOfChecksums) {
+            return Self(self.0 ^ page.0);
+        }
         Self(self.0.wrapping_add(page.0))
     }
 
     /// This hash with a page taken away.
     #[must_use]
-    pub const fn without(self, page: PageHash) -> Self {
+    pub fn without(self, page: PageHash) -> Self {
+        if planted::is(Bug::HashOfChecksums) {
+            return Self(self.0 ^ page.0);
+        }
         Self(self.0.wrapping_sub(page.0))
     }
 }

@@ -297,10 +297,36 @@ pub fn lookup(
     page: PageNumber,
     frame_max: u32,
 ) -> Result<Option<u32>, WalError> {
+    lookup_words(
+        |offset| u32_at(region, offset),
+        region_index,
+        page,
+        frame_max,
+    )
+}
+
+/// The same in memory that cannot be borrowed; `word` reads the one at an offset that is a multiple
+/// of four.
+///
+/// # Errors
+///
+/// As [`lookup`].
+pub fn lookup_words(
+    word: impl Fn(usize) -> u32,
+    region_index: u32,
+    page: PageNumber,
+    frame_max: u32,
+) -> Result<Option<u32>, WalError> {
     let mut found = None;
     let mut slot = hash(page);
     for _ in 0..SLOTS {
-        let entry = u16_at(region, hash_slot_offset(slot));
+        let offset = hash_slot_offset(slot);
+        let [low0, low1, high0, high1] = word(offset & !3).to_le_bytes();
+        let entry = u16::from_le_bytes(if offset.is_multiple_of(4) {
+            [low0, low1]
+        } else {
+            [high0, high1]
+        });
         if entry == 0 {
             return Ok(found);
         }
@@ -311,7 +337,7 @@ pub fn lookup(
                 entry,
             };
             if place.frame() <= frame_max
-                && u32_at(region, place.page_offset()) == page.number()
+                && word(place.page_offset()) == page.number()
                 && found.is_none_or(|earlier| earlier < place.frame())
             {
                 found = Some(place.frame());

@@ -1,3 +1,4 @@
 //! Tools.
 
 pub mod licences;
+pub mod programs;

@@ -102,14 +102,8 @@ impl FaultyCluster {
         self.control(node, "state").map(|state| state == "struck")
     }
 
-    /// One line to a node; `None` if the node has ended or is about to.
     fn control(&self, node: usize, line: &str) -> Option<String> {
-        let path = self.cluster.data_dir(node).with_extension("control");
-        let mut stream = UnixStream::connect(path).ok()?;
-        writeln!(stream, "{line}").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        (!answer.is_empty()).then_some(answer)
+        control(&self.cluster, node, line)
     }
 
     /// Writes rows of about 3000 bytes through a node.
@@ -239,6 +233,17 @@ impl FaultyCluster {
         self.cluster.assert_identical();
         self.cluster.assert_healthy_logs();
     }
+}
+
+/// One line to a `node_with_faults`, and its answer; `None` if the node has ended or is about to.
+#[must_use]
+pub fn control(cluster: &ProcessCluster, node: usize, line: &str) -> Option<String> {
+    let path = cluster.data_dir(node).with_extension("control");
+    let mut stream = UnixStream::connect(path).ok()?;
+    writeln!(stream, "{line}").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    (!answer.is_empty()).then_some(answer)
 }
 
 const SIGABRT: i32 = 6;

@@ -5,13 +5,16 @@
 //! their directories and logs even when a test passes.
 
 pub mod blunt;
+pub mod certificates;
 pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod counter;
+pub mod damage;
 pub mod faulty_cluster;
 pub mod faulty_vfs;
 pub mod files;
+pub mod halt;
 pub mod history;
 pub mod linked;
 pub mod links;
@@ -19,10 +22,16 @@ pub mod marked;
 pub mod network;
 pub mod partition;
 pub mod ports;
+pub mod power_disk;
 pub mod process;
 pub mod raw;
+pub mod recorder;
 pub mod replica;
 pub mod seed;
+pub mod simulation;
 pub mod sql_workload;
+pub mod tap;
+pub mod torn_disk;
 pub mod torture;
+pub mod trace;
 pub mod workload;

@@ -60,6 +60,6 @@ pub fn seed(test: &str) -> u64 {
         Ok(text) => text.parse().expect("WAL_SEED is a number"),
         Err(_) => getrandom::u64().expect("the system has random bytes") >> 32,
     };
-    println!("seed {seed}; to replay: WAL_SEED={seed} cargo test -p wal-tests --test {test}");
+    println!("seed {seed}; to replay: WAL_SEED={seed} cargo test --test {test}");
     seed
 }

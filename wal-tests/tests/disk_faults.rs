@@ -25,6 +25,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_node_with_faults");
 const SMALL: [&str; 2] = ["-raft-snap-wal-size", "65536"];
 /// Writes of 40 rows of 3000 bytes are beyond that.
 const ROWS: u64 = 40;
+/// These are moved in several pieces.
+const MANY_ROWS: u64 = 1000;
 
 fn main_write(number: u32, failure: Failure) -> Fault {
     Fault {
@@ -59,16 +61,18 @@ fn recorded(nodes: &FaultyCluster, node: usize) -> Vec<u8> {
 #[test]
 fn a_node_whose_checkpoint_fails_stops_serving_and_loses_nothing() {
     let mut node = FaultyCluster::start(BINARY, 1, &SMALL);
-    for (number, failure) in [
-        (1, Failure::Io),
-        (3, Failure::Full),
-        (10, Failure::Short),
-        (20, Failure::Io),
+    for (number, failure, rows) in [
+        (1, Failure::Io, ROWS),
+        (3, Failure::Full, ROWS),
+        (10, Failure::Short, ROWS),
+        (20, Failure::Io, ROWS),
+        // In a piece of a long WAL.
+        (5, Failure::Io, MANY_ROWS),
     ] {
         node.write_well(0);
         node.arm(0, main_write(number, failure));
         // Acknowledged: the checkpoint comes after the answer.
-        let _ = node.write(0, ROWS).expect_success();
+        let _ = node.write(0, rows).expect_success();
         wait_out_of_service(&mut node, 0, "the checkpoint failed");
         let refused = node.write(0, 1);
         assert!(matches!(refused, Outcome::NotCommitted(_)), "{refused:?}");
@@ -158,7 +162,12 @@ fn a_node_killed_in_the_middle_of_checkpoints_has_everything_after_its_restart()
         node.arm(0, fault);
         while node.has_struck(0) == Some(false) {
             // The last of them meets the kill: acknowledged before it, or unknown.
-            let outcome = node.write(0, ROWS);
+            let rows = if random.below(4) == 0 {
+                MANY_ROWS
+            } else {
+                ROWS
+            };
+            let outcome = node.write(0, rows);
             assert!(
                 !matches!(&outcome, Outcome::Answered(answer) if answer.error().is_some()),
                 "{outcome:?}"

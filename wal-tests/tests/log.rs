@@ -16,7 +16,7 @@ use openraft::storage::RaftLogStorage;
 use tempfile::TempDir;
 use wal_tests::files::{FaultyFiles, Keep};
 use wal_tests::seed::{Random, seed};
-use wallaby::raft::log::{Log, LogError, LogIdentity, LogOptions, RealFiles};
+use wallaby::raft::log::{Files as _, Log, LogError, LogIdentity, LogOptions, RealFiles};
 use wallaby::raft::{LogId, position_of};
 use wallaby::wal::ClusterId;
 
@@ -351,6 +351,28 @@ fn the_oldest_segment_is_missed_when_its_entries_were_not_purged() {
         .unwrap();
     assert!(
         matches!(error, LogError::Corrupt { offset: 0, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_segment_under_a_wrong_name_is_refused() {
+    let mut random = Random::new(seed(TEST));
+    let (files, _) = closed_log(&mut random);
+    let names: Vec<String> = files.image().into_keys().collect();
+    let last = names.last().unwrap();
+    // Its number is right; the index at which it begins is not.
+    let other = last
+        .replace(".log", "")
+        .split('-')
+        .next()
+        .unwrap()
+        .to_owned();
+    let other = format!("{other}-00000000deadbeef.log");
+    files.rename(last, &other).unwrap();
+    let error = Session::open(&files, SMALL).err().unwrap();
+    assert!(
+        matches!(error, LogError::Corrupt { offset: 40, .. }),
         "{error}"
     );
 }

@@ -72,6 +72,94 @@ fn the_others_go_on_without_a_leader_that_is_cut_off() {
     end(nodes, 3 * ROWS);
 }
 
+/// What a client with little time is told: nothing but that there is no leader.
+#[track_caller]
+fn assert_leaderless(nodes: &Partitioned, node: usize) {
+    let client = Client::new(Duration::from_millis(400));
+    let address = nodes.cluster.address(node);
+    let count = "SELECT count(*) FROM item";
+    for level in ["weak", "linearizable"] {
+        let error = client.query(address, level, count).unwrap_err();
+        assert!(error.contains("leader not found"), "{level}: {error}");
+    }
+    let strong = client.query(address, "strong", count);
+    assert!(strong.is_err(), "{strong:?}");
+    let insert = "INSERT INTO item(key, payload) VALUES('cut off', '')";
+    let outcome = client.execute_sql(address, insert);
+    assert!(matches!(outcome, Outcome::NotCommitted(_)), "{outcome:?}");
+    // Its own data it still has.
+    assert!(client.query(address, "none", count).is_ok());
+}
+
+/// Writes one row through one node.
+fn write_one(nodes: &mut Partitioned, node: usize) {
+    let insert = "INSERT INTO item(key, payload) VALUES('others', '')";
+    nodes.cluster.wait("a write on the other side", |cluster| {
+        match cluster.client().execute_sql(cluster.address(node), insert) {
+            Outcome::Answered(answer) if answer.error().is_none() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}
+
+#[test]
+fn a_leader_that_is_cut_off_has_stopped_serving_when_the_others_have_another() {
+    println!("no leader on this side");
+    let mut nodes = Partitioned::start(3, &[], seed("partition"));
+    let old = nodes.cluster.wait_leader();
+    nodes.network.set_around(old, Rule::Cut);
+    let new = nodes.cluster.wait_leader_other_than(old);
+    write_one(&mut nodes, new);
+    // At once, without waiting for anything: nobody is elected before the old leader's time is up.
+    assert_leaderless(&nodes, old);
+    // An operator sees it too.
+    nodes.cluster.wait("the node to say so", |cluster| {
+        let ready = cluster
+            .client()
+            .get(cluster.address(old), "/readyz?timeout=500ms");
+        let ready = ready.map_err(|error| error.to_string())?;
+        let says = ready.status == 503 && ready.body.contains("leader does not exist");
+        says.then_some(()).ok_or(ready.body)
+    });
+    nodes.cluster.wait_log(old, "a peer does not answer");
+    nodes.network.set_all(Rule::Open);
+    nodes.cluster.wait_all_ready();
+
+    let leader = nodes.cluster.wait_leader();
+    let follower = (leader + 1) % 3;
+    nodes.network.set_around(follower, Rule::Cut);
+    write_one(&mut nodes, leader);
+    nodes
+        .cluster
+        .wait("the follower to miss its leader", |cluster| {
+            let client = Client::new(Duration::from_millis(400));
+            let insert = "INSERT INTO item(key, payload) VALUES('in doubt', '')";
+            match client.execute_sql(cluster.address(follower), insert) {
+                Outcome::NotCommitted(_) => Ok(()),
+                // It was sent before the silence was noticed.
+                Outcome::Unknown(why) => Err(why),
+                Outcome::Answered(answer) => panic!("{answer:?}"),
+            }
+        });
+    assert_leaderless(&nodes, follower);
+    // It asks before it campaigns, so it does not depose anybody when it is back.
+    let terms = [follower, leader].map(|node| {
+        let address = nodes.cluster.address(node);
+        let raft = nodes.cluster.client().json(address, "/status");
+        let raft = raft.unwrap()["store"]["raft"].clone();
+        raft["term"].as_str().unwrap().parse::<u64>().unwrap()
+    });
+    assert!(terms[0] <= terms[1], "{terms:?}");
+    nodes.network.set_all(Rule::Open);
+    nodes.cluster.wait_all_ready();
+    let image = nodes.cluster.assert_identical();
+    let database = nodes.cluster.open(&image);
+    let count = "SELECT count(*) FROM item WHERE key = 'cut off'";
+    let rows: i64 = database.query_row(count, [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 0, "nothing that was refused is there");
+    nodes.cluster.assert_healthy_logs();
+}
+
 #[test]
 fn a_leader_whose_words_do_not_arrive_is_replaced_although_it_hears_the_others() {
     let (mut nodes, _) = begin("leader not heard", &[]);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wal_tests::cluster::{Formation, ProcessCluster};
+use wal_tests::damage::{flip, log_file};
 use wal_tests::seed::{Random, seed};
 
 /// Three nodes with a table.
@@ -377,6 +378,63 @@ fn a_wrong_file_changes_nothing_and_the_node_says_what_is_wrong() {
     write(&cluster, 0, 10..12);
     let _ = cluster.assert_identical();
     assert_rows(&cluster, 0, 12);
+}
+
+#[test]
+fn damage_that_is_found_while_the_file_is_obeyed_is_refused_and_nothing_is_lost() {
+    let mut random = Random::new(seed("peers_file damage"));
+    let mut cluster = cluster();
+    write(&cluster, 0, 0..30);
+    let _ = cluster.wait_converged();
+    for node in 0..3 {
+        assert!(cluster.stop(node).success());
+    }
+    let text = peers(&cluster, &[0]);
+    let dir = cluster.data_dir(0).to_owned();
+    let (log, used) = log_file(&cluster, 0);
+    let bytes = |path: &Path| usize::try_from(path.metadata().unwrap().len()).unwrap();
+    let [record, database] = ["checkpoint", "db.sqlite"].map(|name| dir.join(name));
+    let cases = [
+        (&log, 4096, used / 2),
+        (&record, 12, bytes(&record)),
+        (&database, 4096, bytes(&database)),
+    ];
+    give(&cluster, 0, &text);
+    let names = files(&dir);
+    for (file, from, to) in cases {
+        let good = std::fs::read(file).unwrap();
+        flip(&mut random, file, from, to);
+        let damaged = std::fs::read(file).unwrap();
+        // As often as it is tried.
+        for _ in 0..2 {
+            cluster.start_node(0);
+            assert!(!cluster.wait_end(0).success());
+            let said = cluster.log_text(0);
+            let last = said.lines().last().unwrap_or_default();
+            let name = file.file_name().unwrap().to_str().unwrap();
+            for words in [
+                name,
+                "damaged",
+                "peers.json: ",
+                "join with -join and an empty data directory",
+                "POST the backup to /db/load",
+                "Nothing was changed",
+            ] {
+                assert!(last.contains(words), "{words:?} is not in {last}");
+            }
+            assert!(
+                std::fs::read(file).unwrap() == damaged,
+                "{name} was touched"
+            );
+            assert_eq!(files(&dir), names);
+        }
+        std::fs::write(file, good).unwrap();
+    }
+    cluster.start_node(0);
+    cluster.wait_ready(0);
+    assert_rows(&cluster, 0, 30);
+    assert_obeyed(&cluster, 0, &text);
+    cluster.assert_healthy_logs();
 }
 
 #[test]

@@ -6,12 +6,13 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wal_tests::client::Outcome;
 use wal_tests::cluster::{Formation, ProcessCluster};
+use wal_tests::damage::{flip, log_file};
 use wal_tests::seed::{Random, seed};
 use wallaby::sqlite::{Record, Redo, StartLock};
 use wallaby::wal::{PageHash, PageNumber};
@@ -48,35 +49,6 @@ fn filled(nodes: usize) -> ProcessCluster {
     write(&cluster, leader, 30);
     cluster.wait_converged();
     cluster
-}
-
-fn flip(random: &mut Random, file: &Path, from: usize, to: usize) {
-    let offset = (from + random.below(to - from)) as u64;
-    let handle = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(file)
-        .unwrap();
-    let mut byte = [0];
-    handle.read_exact_at(&mut byte, offset).unwrap();
-    byte[0] ^= 1 << random.below(8);
-    handle.write_all_at(&byte, offset).unwrap();
-    println!("flipped a bit of {} at {offset}", file.display());
-}
-
-/// The first segment of a node's log, and how many bytes of it are in use.
-fn log_file(cluster: &ProcessCluster, node: usize) -> (PathBuf, usize) {
-    let dir = cluster.data_dir(node).join("log");
-    let names = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut names: Vec<PathBuf> = names
-        .filter(|path| path.metadata().unwrap().len() > 0)
-        .collect();
-    names.sort();
-    let bytes = std::fs::read(&names[0]).unwrap();
-    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-    (names[0].clone(), used)
 }
 
 fn voters(cluster: &ProcessCluster, node: usize) -> Vec<Value> {
@@ -290,12 +262,55 @@ fn forge(dir: &Path) {
     Record::save(&lock, &mut hashes, applied, data, &record.membership).unwrap();
 }
 
+/// Has a node forget its log, so that only its own files say what its database is.
+fn forget_log(cluster: &ProcessCluster, node: usize) {
+    let line = "POST /snapshot?trailing_logs=0";
+    let answer = wal_tests::raw::send(cluster.address(node), line, "", "");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let status = cluster
+        .client()
+        .json(cluster.address(node), "/status")
+        .unwrap();
+    let raft = &status["store"]["raft"];
+    println!("the log of node {} after the purge: {raft}", node + 1);
+}
+
+/// Has a node lead.
+fn have_lead(cluster: &mut ProcessCluster, node: usize) {
+    cluster.wait("the node to lead", |cluster| {
+        let body = format!("{{\"id\":\"node{}\"}}", node + 1);
+        let asked = cluster.client().post(
+            cluster.address(node),
+            "/leader?wait",
+            "application/json",
+            body.as_bytes(),
+        );
+        match cluster.leader() {
+            Some(leader) if leader == node => Ok(()),
+            other => Err(format!("{other:?} leads: {asked:?}")),
+        }
+    });
+}
+
+#[test]
+fn a_node_whose_database_is_not_the_one_of_its_log_notices_at_its_start_and_is_rebuilt() {
+    let mut cluster = filled(3);
+    let node = (cluster.wait_leader() + 1) % 3;
+    let old = raft_id(&cluster, node);
+    let _ = cluster.stop(node);
+    forge(cluster.data_dir(node));
+    cluster.start_node(node);
+    cluster.wait_log(node, "it is not the database that the log leads to");
+    assert_rebuilt(&mut cluster, node, &old);
+}
+
 #[test]
 fn a_node_that_has_diverged_notices_at_the_next_write_and_is_rebuilt() {
     let mut cluster = filled(3);
     let leader = cluster.wait_leader();
     let node = (leader + 1) % 3;
     let old = raft_id(&cluster, node);
+    forget_log(&cluster, node);
     let _ = cluster.stop(node);
     forge(cluster.data_dir(node));
     cluster.start_node(node);
@@ -307,4 +322,97 @@ fn a_node_that_has_diverged_notices_at_the_next_write_and_is_rebuilt() {
     cluster.wait_log(node, "pages that are not as on another node");
     cluster.start_node(node);
     assert_rebuilt(&mut cluster, node, &old);
+    cluster.assert_healthy_logs();
+}
+
+#[test]
+fn a_leader_that_has_diverged_is_found_out_before_it_commits_anything_and_the_others_go_on() {
+    let mut cluster = filled(3);
+    let odd = (cluster.wait_leader() + 1) % 3;
+    let others = [(odd + 1) % 3, (odd + 2) % 3];
+    let old = raft_id(&cluster, odd);
+    forget_log(&cluster, odd);
+    let _ = cluster.stop(odd);
+    forge(cluster.data_dir(odd));
+    cluster.start_node(odd);
+    cluster.wait_ready(odd);
+    have_lead(&mut cluster, odd);
+    let processes = others.map(|node| cluster.process_id(node));
+    // Nobody is told that this is done, and it is not.
+    let lost = "INSERT INTO t(v) VALUES('on the wrong pages')";
+    let outcome = cluster
+        .client()
+        .execute_sql(cluster.address(others[0]), lost);
+    assert!(!matches!(outcome, Outcome::Answered(_)), "{outcome:?}");
+    assert!(!cluster.wait_end(odd).success());
+    cluster.wait_log(odd, "2 of 3 voters say so");
+    write(&cluster, others[0], 3);
+    for node in others {
+        cluster.wait_log(
+            node,
+            "the leader's transaction was executed on another database",
+        );
+        assert!(!cluster.has_ended(node));
+    }
+    let count = "SELECT count(*) FROM t WHERE v = 'on the wrong pages'";
+    let rows = cluster
+        .client()
+        .query(cluster.address(others[1]), "linearizable", count);
+    assert_eq!(rows.unwrap()[0][0], 0);
+    cluster.start_node(odd);
+    assert_rebuilt(&mut cluster, odd, &old);
+    assert_eq!(others.map(|node| cluster.process_id(node)), processes);
+    cluster.assert_healthy_logs();
+}
+
+#[test]
+fn of_two_nodes_that_disagree_neither_is_blamed_and_the_operator_chooses() {
+    let mut cluster = filled(2);
+    let odd = (cluster.wait_leader() + 1) % 2;
+    let good = 1 - odd;
+    let rows = |cluster: &ProcessCluster, node: usize| {
+        let client = cluster.client();
+        let rows = client.query(cluster.address(node), "none", "SELECT count(*) FROM t");
+        rows.unwrap()[0][0].as_u64().unwrap()
+    };
+    let before = rows(&cluster, good);
+    forget_log(&cluster, odd);
+    let _ = cluster.stop(odd);
+    forge(cluster.data_dir(odd));
+    cluster.start_node(odd);
+    cluster.wait_ready(odd);
+    have_lead(&mut cluster, odd);
+    let impatient = wal_tests::client::Client::new(Duration::from_secs(1));
+    let lost = "INSERT INTO t(v) VALUES(1)";
+    let outcome = impatient.execute_sql(cluster.address(odd), lost);
+    assert!(!matches!(outcome, Outcome::Answered(_)), "{outcome:?}");
+    cluster.wait_log(
+        good,
+        "the leader's transaction was executed on another database",
+    );
+    cluster.wait_log(odd, "a peer does not append what this node proposes");
+    for node in 0..2 {
+        assert!(cluster.log_text(node).contains("no majority for either"));
+        assert!(!cluster.has_ended(node), "nobody knows who is right");
+        assert_eq!(rows(&cluster, node), before);
+    }
+    // Who leads next is refused by the other one in turn, for the same reason.
+    cluster.kill(odd);
+    cluster.kill(good);
+    // The operator keeps the good one, by the book.
+    let own = cluster.flag(good, "-raft-addr").to_owned();
+    let alone = format!("[{{\"id\":\"node{}\",\"address\":\"{own}\"}}]", good + 1);
+    let dir = cluster.data_dir(good).join("raft");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("peers.json"), alone).unwrap();
+    cluster.start_node(good);
+    cluster.wait_ready(good);
+    write(&cluster, good, 2);
+    std::fs::remove_dir_all(cluster.data_dir(odd)).unwrap();
+    cluster.start_node(odd);
+    cluster.wait_ready(odd);
+    write(&cluster, odd, 1);
+    cluster.assert_identical();
+    assert_eq!(rows(&cluster, odd), before + 3);
+    cluster.assert_healthy_logs();
 }

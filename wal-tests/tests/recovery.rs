@@ -8,12 +8,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rusqlite::Connection;
-use wal_tests::replica::{Replica, data_dir, position, redo};
+use rusqlite::{Connection, ErrorCode};
+use wal_tests::replica::{Replica, data_dir, position, redo, with_change};
 use wal_tests::seed::Random;
 use wal_tests::sql_workload::{Step, Workload};
 use wallaby::sqlite::{
-    AutoVacuum, Checkpoint, DatabaseOptions, Error, Record, StartLock, genesis_page,
+    AutoVacuum, Change, Checkpoint, DatabaseOptions, Error, Record, Redo, StartLock, genesis_page,
 };
 use wallaby::wal::{Delta, PageSize};
 
@@ -345,4 +345,55 @@ fn redo_makes_the_exact_file_out_of_any_mixture_of_old_new_and_torn_pages() {
         node.database.close().unwrap();
         assert!(std::fs::read(&path).unwrap() == pages.concat());
     }
+}
+
+/// Whoever opens the file when a start-up has died in the middle of it.
+#[test]
+fn a_file_that_was_redone_in_part_is_no_database() {
+    let dir = data_dir();
+    let mut node = create(dir.path());
+    node.sql()
+        .execute_batch("CREATE TABLE t(a); CREATE TABLE u(a)")
+        .unwrap();
+    drop(node.decisions.take());
+    save(&mut node, 2);
+    let both = "BEGIN; INSERT INTO t VALUES(1); INSERT INTO u VALUES(1); COMMIT";
+    node.sql().execute_batch(both).unwrap();
+    let released = node.decisions.take();
+    let path = node.path().to_owned();
+    let expected = node.pages();
+    node.database.close().unwrap();
+    let deltas: Vec<_> = released
+        .into_iter()
+        .map(|bytes| Delta::decode(bytes).unwrap())
+        .collect();
+    let look = || {
+        let plain = Connection::open(&path).unwrap();
+        let sql = "SELECT (SELECT count(*) FROM t) = (SELECT count(*) FROM u)";
+        plain.query_row(sql, (), |row| row.get::<_, bool>(0))
+    };
+    let record = Record::load(dir.path()).unwrap().unwrap();
+    let lock = StartLock::acquire(dir.path(), Duration::ZERO).unwrap();
+    let mut interrupted = Redo::begin(lock, &record).unwrap();
+    with_change(&deltas[0], |change| {
+        let Change {
+            page_count,
+            hash_before,
+            hash_after,
+            pages,
+        } = change;
+        drop(interrupted.apply(Change {
+            page_count,
+            hash_before,
+            hash_after,
+            pages: &mut pages.take(1),
+        }));
+    });
+    drop(interrupted);
+    let error = look().unwrap_err();
+    let code = error.sqlite_error_code();
+    assert_eq!(code, Some(ErrorCode::NotADatabase), "{error}");
+    drop(redo(dir.path(), &deltas).unwrap());
+    assert!(std::fs::read(&path).unwrap() == expected.concat());
+    assert!(look().unwrap());
 }

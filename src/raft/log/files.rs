@@ -4,6 +4,7 @@
 //! synced?", cut the power at any call and fail any of them. What the log relies on is written at
 //! each method.
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File as StdFile, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -28,6 +29,12 @@ pub trait Files: Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes the names durable.
     fn sync_dir(&self) -> io::Result<()>;
+}
+
+impl fmt::Debug for dyn Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Files({})", self.path("").display())
+    }
 }
 
 /// An open file. Positions are absolute; there is no cursor, so that readers need no lock.

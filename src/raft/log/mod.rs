@@ -162,6 +162,20 @@ impl Log {
         }
     }
 
+    /// Whether a committed record of `position` or later is durable. If not, one will be soon.
+    pub fn persist_committed(&self, position: Position) -> Result<bool, LogError> {
+        let mut state = self.shared.lock();
+        state.usable()?;
+        state.note_committed(log_id_of(position));
+        let durable = state.durable_committed;
+        let is_durable = durable.is_some_and(|durable| durable.index >= position.index);
+        if !is_durable {
+            state.flush_wanted = true;
+            self.shared.work.notify_one();
+        }
+        Ok(is_durable)
+    }
+
     /// The durable committed position: as recovered at open, and moving on since.
     pub fn committed(&self) -> Option<Position> {
         self.shared
@@ -226,6 +240,12 @@ impl Log {
     /// Bytes of all segments on disk.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Entries cut off the end since the log was opened, because another leader replaced them.
+    pub fn cut_off(&self) -> u64 {
+        let cut_off = &self.shared.cut_off;
+        cut_off.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Why the log is latched, if it is.

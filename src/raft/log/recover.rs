@@ -15,6 +15,7 @@ use super::segment::{Segment, SegmentName, TEMPORARY_NAME, remove_purged};
 use super::table::Table;
 use super::walk::{Found, Walk};
 use super::{LogError, LogIdentity, LogOptions};
+use crate::planted::{self, Bug};
 
 /// What stands where the next batch would begin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -109,6 +110,9 @@ const TABLE: [Line; 8] = [
 
 /// The first line that applies. A batch is asked for first: its lines say nothing of later ones.
 pub(super) fn verdict(here: Here, later: Later, next: Next) -> Verdict {
+    if planted::is(Bug::CutAtFirstDamage) && here == Here::Damage {
+        return Verdict::Cut;
+    }
     let applies = |line: &&Line| {
         line.0.is_none_or(|wanted| wanted == here)
             && line.1.is_none_or(|wanted| wanted == later)

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::files::{File, Files};
 use super::format::{HEADER_BYTES, Place, RECORD_HEAD_BYTES, RawRecord, SegmentHeader};
 use super::{LogError, LogIdentity};
+use crate::planted::{self, Bug};
 use crate::raft::codec::decode_entry;
 use crate::raft::{Entry, LogId};
 
@@ -161,9 +162,11 @@ impl Segment {
         files
             .rename(TEMPORARY_NAME, &name.text())
             .map_err(|source| io("create", source))?;
-        files
-            .sync_dir()
-            .map_err(|source| io("sync the directory of", source))?;
+        if !planted::is(Bug::DirectoryNotSynced) {
+            files
+                .sync_dir()
+                .map_err(|source| io("sync the directory of", source))?;
+        }
         let place = Place {
             identity: header.identity,
             number: header.number,
@@ -199,8 +202,10 @@ impl Segment {
         let file = &self.shared.file;
         file.write_all_at(batch, self.end)
             .map_err(|source| self.shared.io("write", source))?;
-        file.sync_data()
-            .map_err(|source| self.shared.io("sync", source))?;
+        if !planted::is(Bug::AckBeforeSync) {
+            file.sync_data()
+                .map_err(|source| self.shared.io("sync", source))?;
+        }
         self.end += batch.len() as u64;
         self.length = self.length.max(self.end);
         self.chain = chain;

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
+use std::sync::atomic::Ordering;
 
 use futures_util::{Stream, StreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 use super::format::Record;
 use super::queue::{Done, State};
 use super::{ENTRY_BYTES_MAX, Log, LogError};
+use crate::planted::{self, Bug};
 use crate::raft::codec::{CodecError, EncodedEntry, encode_entry_parts};
 use crate::raft::{Entry, LogId, TypeConfig, Vote};
 
@@ -76,6 +78,9 @@ fn append(
         // Nothing to write, but what was submitted before must be durable first.
         state.submit(None, done);
         return Ok(());
+    }
+    if planted::is(Bug::AckBeforeWrite) {
+        std::mem::replace(&mut done, Done::Nobody).tell(None);
     }
     for (entry, encoded) in entries {
         left -= 1;
@@ -186,6 +191,9 @@ impl RaftLogStorage<TypeConfig> for Log {
             state.submit(Some(Record::Vote(*vote)), Done::Caller(answer));
             Ok(())
         })?;
+        if planted::is(Bug::VoteNotSynced) {
+            return Ok(());
+        }
         let saved = answered.await.unwrap_or(Err(LogError::Closed));
         saved.map_err(LogError::into_io)
     }
@@ -224,6 +232,9 @@ impl RaftLogStorage<TypeConfig> for Log {
     async fn truncate_after(&mut self, kept: Option<LogId>) -> Result<(), io::Error> {
         // Not waited for: whatever is acknowledged later stands behind it in the queue.
         self.submit(|state| {
+            let index = |log_id: Option<LogId>| log_id.map_or(0, |log_id| log_id.index);
+            let cut_off = index(state.table.frontier.last).saturating_sub(index(kept));
+            self.shared.cut_off.fetch_add(cut_off, Ordering::Relaxed);
             state.table.truncate_after(kept);
             state.submit(Some(Record::TruncateAfter(kept)), Done::Nobody);
             Ok(())

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustls::ServerConfig;
 use serde_json::{Value, json};
+use wal_tests::certificates::Authority;
 use wal_tests::ports;
 
 use crate::web::{self, Reply, Request};
@@ -22,6 +24,8 @@ pub(crate) struct Store {
     kind: Kind,
     port: u16,
     keys: Arc<Mutex<Keys>>,
+    tls: Option<Arc<ServerConfig>>,
+    asks_for_name: bool,
 }
 
 /// Values with the revisions that made and changed them.
@@ -44,7 +48,8 @@ impl Keys {
 }
 
 /// What the stores ask for.
-const SECRET: &str = "the right secret";
+pub(crate) const SECRET: &str = "the right secret";
+pub(crate) const NAME: &str = "root";
 
 impl Store {
     /// One that does not run yet.
@@ -53,16 +58,43 @@ impl Store {
             kind,
             port: ports::reserve(1)[0],
             keys: Arc::default(),
+            tls: None,
+            asks_for_name: false,
+        }
+    }
+
+    /// One that is reached in TLS only, by clients with a certificate of the same authority.
+    pub(crate) fn in_tls(kind: Kind, authority: &Authority) -> Self {
+        Self {
+            tls: Some(authority.server()),
+            ..Self::new(kind)
+        }
+    }
+
+    /// A Consul behind a server that asks for a name and a password.
+    pub(crate) fn with_name() -> Self {
+        Self {
+            asks_for_name: true,
+            ..Self::new(Kind::Consul)
         }
     }
 
     pub(crate) fn start(&self) {
         let (kind, keys) = (self.kind, Arc::clone(&self.keys));
+        let asks_for_name = self.asks_for_name;
         let answer = move |request: &Request| match kind {
+            Kind::Consul if asks_for_name => {
+                let login = STANDARD.encode(format!("{NAME}:{SECRET}"));
+                let given = request.headers.get("authorization");
+                if given != Some(&format!("Basic {login}")) {
+                    return (401, "who are you?".to_owned());
+                }
+                consul(&mut keys.lock().unwrap(), request)
+            }
             Kind::Consul => consul(&mut keys.lock().unwrap(), request),
             Kind::Etcd => etcd(&mut keys.lock().unwrap(), request),
         };
-        web::serve(self.port, Arc::new(answer));
+        web::serve(self.port, self.tls.clone(), Arc::new(answer));
     }
 
     /// `-disco-mode` and `-disco-config`, with the right secret or another one.
@@ -72,22 +104,31 @@ impl Store {
         } else {
             "a wrong secret"
         };
+        self.flags_with(|config| match self.kind {
+            Kind::Consul => config["token"] = json!(secret),
+            Kind::Etcd => config["password"] = json!(secret),
+        })
+    }
+
+    /// The same with the right secret, and something else changed.
+    pub(crate) fn flags_with(&self, change: impl FnOnce(&mut Value)) -> [String; 4] {
         let address = format!("127.0.0.1:{}", self.port);
-        let (mode, config) = match self.kind {
+        let (mode, mut config) = match self.kind {
             Kind::Consul => (
                 "consul-kv",
-                json!({ "address": address, "token": secret, "datacenter": "dc1" }),
+                json!({ "address": address, "token": SECRET, "datacenter": "dc1" }),
             ),
             Kind::Etcd => (
                 "etcd-kv",
                 // The first endpoint is one that nobody listens at.
                 json!({
                     "endpoints": ["127.0.0.1:9", address],
-                    "username": "root",
-                    "password": secret,
+                    "username": NAME,
+                    "password": SECRET,
                 }),
             ),
         };
+        change(&mut config);
         ["-disco-mode", mode, "-disco-config", &config.to_string()].map(str::to_owned)
     }
 
@@ -165,7 +206,7 @@ fn etcd(keys: &mut Keys, request: &Request) -> Reply {
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     let header = json!({ "cluster_id": "1", "member_id": "1", "raft_term": "2" });
     if request.path == "/v3/auth/authenticate" {
-        if body["name"] != "root" || body["password"] != SECRET {
+        if body["name"] != NAME || body["password"] != SECRET {
             let error = "etcdserver: authentication failed, invalid user ID or password";
             return refuse(400, error, 3);
         }

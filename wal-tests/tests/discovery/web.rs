@@ -1,9 +1,11 @@
 //! As much of an HTTP server as a stand-in needs.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::sync::Arc;
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A request as it came.
 pub(crate) struct Request {
@@ -19,20 +21,29 @@ pub(crate) struct Request {
 /// Status and body.
 pub(crate) type Reply = (u16, String);
 
-/// Answers requests on a port until the process ends.
-pub(crate) fn serve(port: u16, answer: Arc<dyn Fn(&Request) -> Reply + Send + Sync>) {
+/// Answers requests on a port, in TLS or in clear, until the process ends.
+pub(crate) fn serve(
+    port: u16,
+    tls: Option<Arc<ServerConfig>>,
+    answer: Arc<dyn Fn(&Request) -> Reply + Send + Sync>,
+) {
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            let answer = Arc::clone(&answer);
-            std::thread::spawn(move || connection(stream, &*answer));
+            let (answer, tls) = (Arc::clone(&answer), tls.clone());
+            std::thread::spawn(move || match tls {
+                Some(tls) => {
+                    let session = ServerConnection::new(tls).ok()?;
+                    connection(StreamOwned::new(session, stream), &*answer)
+                }
+                None => connection(stream, &*answer),
+            });
         }
     });
 }
 
-fn connection(stream: TcpStream, answer: &dyn Fn(&Request) -> Reply) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let mut writer = stream;
+fn connection(stream: impl Read + Write, answer: &dyn Fn(&Request) -> Reply) -> Option<()> {
+    let mut reader = BufReader::new(stream);
     loop {
         let request = read(&mut reader)?;
         let (status, body) = answer(&request);
@@ -40,12 +51,14 @@ fn connection(stream: TcpStream, answer: &dyn Fn(&Request) -> Reply) -> Option<(
             "HTTP/1.1 {status} -\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
+        let writer = reader.get_mut();
         writer.write_all(head.as_bytes()).ok()?;
         writer.write_all(body.as_bytes()).ok()?;
+        writer.flush().ok()?;
     }
 }
 
-fn read(reader: &mut BufReader<TcpStream>) -> Option<Request> {
+fn read(reader: &mut BufReader<impl Read>) -> Option<Request> {
     let mut line = String::new();
     reader
         .read_line(&mut line)

@@ -9,6 +9,7 @@
 )]
 
 mod delta;
+mod hash;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -239,7 +239,10 @@ impl Session {
                 self.acked = self.submitted;
             }
             Op::Truncate(kept) => {
+                let end = |log: &Log| log.last().map_or(0, |last| last.index);
+                let (last, cut_off) = (end(&log), log.cut_off());
                 self.runtime.block_on(log.truncate_after(*kept))?;
+                assert_eq!(log.cut_off() - cut_off, last - end(&log), "entries cut off");
                 self.append(Vec::new())?;
             }
             Op::Purge(upto) => {

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+use wal_tests::client::Client;
 use wal_tests::cluster::{Formation, ProcessCluster};
 
-use crate::{add, raft_addr, remove, set, status, take, wait_roles, write};
+use crate::{add, members, raft_addr, remove, set, status, take, wait_roles, write};
 
 const IMPATIENT: [&str; 4] = ["-join-attempts", "9", "-join-interval", "200ms"];
 
@@ -131,5 +133,69 @@ fn nodes_beyond_those_expected_join_with_the_same_flags() {
     cluster.wait_all_ready();
     wait_roles(&mut cluster, &[0, 1, 2, 3], &all);
     assert_eq!(status(&cluster, 3, "wallaby.cluster_id"), cluster_id);
+    cluster.assert_healthy_logs();
+}
+
+/// What a member is called in `/nodes`, and what it may do by `/status`, as this node sees it.
+fn seen(cluster: &ProcessCluster, at: usize, name: &str) -> Option<(Value, Value, Value)> {
+    let found = members(cluster.address(at)).ok()?;
+    let found = found.into_iter().find(|member| member["id"] == name)?;
+    let nodes = status(cluster, at, "store.nodes");
+    let node = nodes.as_array()?.iter().find(|node| node["id"] == name)?;
+    Some((
+        found["wallaby"]["role"].clone(),
+        found["voter"].clone(),
+        node["suffrage"].clone(),
+    ))
+}
+
+#[test]
+fn a_node_that_has_not_caught_up_is_shown_as_joining_and_has_no_vote() {
+    let mut cluster = ProcessCluster::prepare(3, &Formation::Join, &[]);
+    (0..2).for_each(|node| {
+        cluster.start_node(node);
+        cluster.wait_ready(node);
+    });
+    // Far more than a node receives between two looks, and all of it, because there is no log.
+    write(&cluster, cluster.address(0), "CREATE TABLE t(v)");
+    for _ in 0..8 {
+        let rows = "INSERT INTO t VALUES(randomblob(4000000))";
+        write(&cluster, cluster.address(0), rows);
+    }
+    for node in 0..2 {
+        let path = "/snapshot?trailing_logs=0";
+        let taken = wal_tests::raw::send(cluster.address(node), &format!("POST {path}"), "", "");
+        assert_eq!(taken.status, 200, "{}", taken.body);
+    }
+    cluster.start_node(2);
+    let joining = Some((json!("joining"), json!(false), json!("Nonvoter")));
+    let transfer = cluster.wait("the third node to be sent the database", |cluster| {
+        let client = Client::new(Duration::from_secs(1));
+        let shown = client.json(
+            cluster.address(0),
+            "/status?key=wallaby.snapshots.transfers",
+        )?;
+        let first = shown.as_array().and_then(|shown| shown.first().cloned());
+        first.ok_or_else(|| shown.to_string())
+    });
+    // From here on it does not get any further.
+    cluster.pause(2);
+    assert_eq!(transfer["direction"], "send", "{transfer}");
+    assert_eq!(transfer["peer"], "node3", "{transfer}");
+    assert!(transfer["percent"].as_u64() <= Some(100), "{transfer}");
+    assert!(transfer["bytes_per_second"].is_u64(), "{transfer}");
+    for at in 0..2 {
+        cluster.wait("everybody to see it", |cluster| {
+            let found = seen(cluster, at, "node3");
+            (found == joining).then_some(()).ok_or(format!("{found:?}"))
+        });
+    }
+    // It counts for no majority: of the two voters that are left, both are needed, and enough.
+    write(&cluster, cluster.address(1), "INSERT INTO t VALUES(1)");
+    assert_eq!(seen(&cluster, 0, "node3"), joining);
+    cluster.resume(2);
+    cluster.wait_ready(2);
+    let all = [("node1", "voter"), ("node2", "voter"), ("node3", "voter")];
+    wait_roles(&mut cluster, &[0, 1, 2], &all);
     cluster.assert_healthy_logs();
 }

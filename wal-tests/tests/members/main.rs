@@ -4,6 +4,7 @@
 
 mod changes;
 mod joining;
+mod leaderless;
 mod moving;
 mod reaping;
 mod removal;

@@ -10,7 +10,8 @@ fn members() -> UsersFile {
     UsersFile::new(&json!([
         watchable(),
         user("member", &["join"]),
-        user("guest", &["query", "join-read-only"]),
+        user("guest", &["query"]),
+        user("reader", &["join-read-only"]),
     ]))
 }
 
@@ -53,6 +54,45 @@ fn only_a_user_with_the_permission_brings_in_a_node() {
     for node in [0, 1] {
         assert!(!cluster.log_text(node).contains("-secret"));
     }
+    cluster.assert_healthy_logs();
+}
+
+#[test]
+fn a_user_with_join_read_only_brings_in_a_replica_and_no_voter() {
+    let file = members();
+    let mut cluster = ProcessCluster::prepare(2, &Formation::Join, &["-auth", file.text()]);
+    cluster.start_node(0);
+    cluster.wait_ready(0);
+    add(&mut cluster, 1, &["-join-as", "reader"]);
+    cluster.start_node(1);
+    for node in [0, 1] {
+        cluster.wait_log(
+            node,
+            "user \\\"reader\\\" has the permission join-read-only, and may bring in only a node \
+             that does not vote; start the node with -raft-non-voter, or as a user with the \
+             permission join",
+        );
+    }
+    let members = |cluster: &ProcessCluster| {
+        let nodes = cluster
+            .client()
+            .json(cluster.address(0), "/nodes?ver=2&nonvoters");
+        let nodes = nodes.unwrap()["nodes"].as_array().unwrap().clone();
+        let role = |node: &serde_json::Value| node["wallaby"]["role"].clone();
+        nodes.iter().map(role).collect::<Vec<_>>()
+    };
+    assert_eq!(members(&cluster), ["leader"]);
+    cluster.stop(1);
+    add(&mut cluster, 1, &["-raft-non-voter"]);
+    cluster.start_node(1);
+    cluster.wait_ready(1);
+    assert_eq!(members(&cluster), ["leader", "replica"]);
+    // Once it is in, it cannot make itself a voter.
+    cluster.stop(1);
+    cluster.arguments(1).remove(0);
+    cluster.start_node(1);
+    cluster.wait_ready(1);
+    assert_eq!(members(&cluster), ["leader", "replica"]);
     cluster.assert_healthy_logs();
 }
 

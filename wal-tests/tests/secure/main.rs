@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod browsers;
-mod certificates;
 mod forwarding;
 mod join;
 mod limits;

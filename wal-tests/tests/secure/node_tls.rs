@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use rcgen::date_time_ymd;
 use serde_json::Value;
+use wal_tests::certificates::{Authority, Files, Pair};
 use wal_tests::cluster::{Formation, ProcessCluster};
 use wal_tests::process;
-
-use crate::certificates::{Authority, Files, Pair};
 
 const CREATE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 const INSERT: &str = "INSERT INTO t(v) VALUES(randomblob(1000))";
@@ -334,4 +333,66 @@ fn files_that_cannot_be_used_are_named() {
         let log = cluster.log_text(node);
         assert!(log.contains(words), "{log}");
     }
+}
+
+/// Whether a node says that it follows a leader.
+fn has_leader(cluster: &ProcessCluster, node: usize) -> bool {
+    let ready = cluster
+        .client()
+        .get(cluster.address(node), "/readyz?timeout=1s");
+    ready.is_ok_and(|ready| ready.status == 200)
+}
+
+#[test]
+fn a_node_whose_authority_is_withdrawn_is_cut_off_at_once_although_it_is_connected() {
+    let old = Authority::new("authority");
+    let new = Authority::new("its successor");
+    let both = format!("{}{}", old.pem(), new.pem());
+    let [told, left_behind] = [&new, &old].map(|authority| {
+        let files = files(authority, &authority.issue("node"));
+        fs::write(&files.authority, &both).unwrap();
+        files
+    });
+    let mut cluster = ProcessCluster::prepare(3, &Formation::Join, &[]);
+    for (node, files) in [&told, &told, &left_behind].into_iter().enumerate() {
+        give(&mut cluster, node, &files.node_flags());
+        cluster.start_node(node);
+        cluster.wait_ready(node);
+    }
+    let client = cluster.client().clone();
+    let _ = client
+        .execute_sql(cluster.address(2), CREATE)
+        .expect_success();
+    let gone = raft_addr(&mut cluster, 2);
+    replace(&mut cluster, 2, || new.write(&told.authority));
+    // Whoever led: the two go on together, and the third has nobody to talk to.
+    cluster.wait("the third node to be alone", |cluster| {
+        let leaders = [0, 1, 2].map(|node| has_leader(cluster, node));
+        let is_so = leaders == [true, true, false];
+        is_so.then_some(()).ok_or(format!("{leaders:?}"))
+    });
+    write_somewhere(&mut cluster, 2);
+    for node in [0, 1] {
+        let said = cluster.log_text(node);
+        let words = "certificate is of an authority that is not trusted";
+        assert!(said.contains(words), "{said}");
+    }
+    assert!(!complaints(&cluster, 0, &gone).is_empty());
+    // The connections that the others have with each other are of use as before.
+    let nodes = cluster.client().json(cluster.address(0), "/nodes?ver=2");
+    let nodes = nodes.unwrap();
+    let reachable = |node: &Value| node["reachable"] == true;
+    let reachable: Vec<bool> = nodes["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(reachable)
+        .collect();
+    assert_eq!(reachable, [true, true, false], "{nodes}");
+    // With a certificate of the new authority it is one of them again, without a restart.
+    left_behind.put(&new.issue("node"));
+    cluster.wait_log(2, "certificate for other nodes was read again");
+    cluster.wait_ready(2);
+    let _ = cluster.assert_identical();
+    cluster.assert_healthy_logs();
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use serde_json::Value;
+use wal_tests::certificates::{Authority, Files, Pair};
 use wal_tests::cluster::{Formation, ProcessCluster};
 use wal_tests::process;
 
-use crate::certificates::{Authority, Files, Pair};
 use crate::raw::{Raw, connect, connect_tls, exchange};
 
 /// One GET in TLS.

@@ -1,7 +1,8 @@
 //! The users file: how passwords are given, what is refused at start, what a change does.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use wal_tests::cluster::{Formation, ProcessCluster};
 use wal_tests::process;
 
-use crate::raw::{basic, call, post};
+use crate::raw::{basic, call, connect, post};
 
 /// A users file in a directory that goes with it.
 pub(crate) struct UsersFile {
@@ -220,6 +221,49 @@ fn a_changed_file_counts_and_a_damaged_one_does_not() {
     });
     let log = cluster.log_text(0);
     assert_eq!(log.matches("was not read again").count(), 1, "{log}");
+    cluster.assert_healthy_logs();
+}
+
+/// One request on a connection that stays open; the status.
+fn ask_on(stream: &mut TcpStream, host: &str, header: &str) -> u16 {
+    let request = format!("GET /db/query?q=SELECT+1 HTTP/1.1\r\nHost: {host}\r\n{header}\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    stream.read_exact(&mut body).unwrap();
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_user_who_is_removed_is_refused_on_a_connection_that_is_open() {
+    let users = |users: &[&str]| {
+        let users = users.iter().map(|name| user(name, &["query"]));
+        let all: Vec<Value> = std::iter::once(watchable()).chain(users).collect();
+        Value::from(all)
+    };
+    let file = UsersFile::new(&users(&["ann", "bob"]));
+    let mut cluster = ProcessCluster::start(1, &Formation::Join, &["-auth", file.text()]);
+    let address = cluster.address(0).to_owned();
+    let mut stream = connect(&address);
+    let [ann, bob] = ["ann", "bob"].map(as_user);
+    assert_eq!(ask_on(&mut stream, &address, &ann), 200);
+    assert_eq!(ask_on(&mut stream, &address, &bob), 200);
+    file.replace(&users(&["ann"]).to_string());
+    cluster.wait("bob to be refused", |_| {
+        match ask_on(&mut stream, &address, &bob) {
+            401 => Ok(()),
+            status => Err(status.to_string()),
+        }
+    });
+    assert_eq!(ask_on(&mut stream, &address, &ann), 200);
     cluster.assert_healthy_logs();
 }
 

@@ -72,7 +72,9 @@ const FUNCTION_LINES_MAX: usize = 70;
 const LINE_COLUMNS_MAX: usize = 100;
 
 pub(crate) fn layers(source: &Source) -> Vec<String> {
-    let Some(layer) = source.layer().filter(|layer| *layer != "lib") else {
+    // `planted` is below all of them and uses none.
+    let is_layer = |layer: &&str| !["lib", "planted"].contains(layer);
+    let Some(layer) = source.layer().filter(is_layer) else {
         return Vec::new();
     };
     let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == layer) else {

@@ -1,0 +1,60 @@
+//! What is made durable beside the thread that owns the database.
+//!
+//! Both hold the descriptor of the main file: drop them before the last connection of the process
+//! to the database is closed.
+
+use super::error::Error;
+use super::page_hashes::PageHashes;
+use super::record::Record;
+use super::start_lock::StartLock;
+use crate::wal::Position;
+
+/// A checkpoint record that is not durable yet, with the page hashes that belong to it.
+///
+/// While it waits the main file may get newer pages: redo from the record absorbs those, as it
+/// absorbs what a checkpoint after the record has moved.
+#[derive(Debug)]
+#[must_use = "until it is saved, start-up begins at an older record"]
+pub struct RecordDraft {
+    pub(super) lock: StartLock,
+    pub(super) hashes: PageHashes,
+    pub(super) applied: Position,
+    pub(super) data: Option<Position>,
+    pub(super) membership: Vec<u8>,
+}
+
+impl RecordDraft {
+    /// Makes the main file, the page hashes and then the record durable. Drafts are saved one after
+    /// the other, in the order in which they were made. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// `Io`.
+    pub fn save(mut self) -> Result<(), Error> {
+        let (applied, data) = (self.applied, self.data);
+        Record::save(
+            &self.lock,
+            &mut self.hashes,
+            applied,
+            data,
+            &self.membership,
+        )
+    }
+}
+
+/// Makes durable what was moved into the main file so far, so that the record has less to wait for.
+#[derive(Debug)]
+pub struct Flusher(pub(super) StartLock);
+
+impl Flusher {
+    /// Syncs the main file. After an error nothing may be recorded any more: the kernel reports a
+    /// page that it could not write only once. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// `Io`.
+    pub fn flush(&self) -> Result<(), Error> {
+        let synced = self.0.file().sync_data();
+        synced.map_err(|error| Error::io("sync", self.0.path(), error))
+    }
+}

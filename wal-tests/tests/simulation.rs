@@ -1,0 +1,68 @@
+//! Whole clusters on simulated time, threads, network and disks; see `wal_tests::simulation`.
+//!
+//! `WAL_SIMULATIONS=n` runs so many seeds; what plays a bad one again is printed with it. The same
+//! in release and with more figures: `cargo run --release -p tools --bin simulate`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+
+/// Runs the program; whether it was satisfied, and what it printed.
+fn simulate(arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_simulated_cluster"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), text)
+}
+
+/// The sum of a figure over all runs.
+fn figure(text: &str, name: &str) -> u64 {
+    let line = text
+        .lines()
+        .find(|line| line.trim_start().starts_with(name));
+    let line = line.unwrap_or_else(|| panic!("{name} is printed"));
+    let sum = line.trim_start().trim_start_matches(name);
+    sum.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn clusters_keep_their_promises_whatever_goes_wrong() {
+    let count = std::env::var("WAL_SIMULATIONS").unwrap_or_else(|_| SEEDS.to_owned());
+    let (is_good, text) = simulate(&["--seeds", &format!("1..{count}")]);
+    assert!(is_good, "the seeds and how to replay them are above");
+    for what in ["elections", "installs", "cut off", "discarded", "unknown"] {
+        assert!(figure(&text, what) > 0, "nothing of {what} has happened");
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_events_again() {
+    let (is_good, text) = simulate(&["--seeds", "101..102", "--seconds", "10", "--twice"]);
+    assert!(is_good);
+    let digests: Vec<&str> = text.lines().filter(|line| line.contains("good")).collect();
+    assert_eq!(digests.len(), 2);
+    let events = |line: &str| line.rsplit(' ').next().unwrap().to_owned();
+    assert_ne!(
+        events(digests[0]),
+        events(digests[1]),
+        "another seed differs"
+    );
+}
+
+/// A run that cannot end badly would prove nothing.
+#[test]
+fn disks_that_lie_about_syncs_are_found_out() {
+    let arguments = ["--seeds", "201..203", "--seconds", "30", "--lying-disks"];
+    let (is_good, text) = simulate(&arguments);
+    assert!(
+        !is_good,
+        "acknowledged writes were lost and nobody has noticed"
+    );
+    assert!(text.contains("to replay: cargo run --release -p tools --bin simulate -- --seed"));
+}
+
+/// So many fit into a test of the unoptimised build.
+const SEEDS: &str = "6";
