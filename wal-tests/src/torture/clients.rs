@@ -92,7 +92,7 @@ impl Clients {
     /// After a long time.
     #[track_caller]
     pub(super) fn wait_acknowledged(&self, goal: usize) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(180);
         while self.acknowledged() < goal {
             let found = self.acknowledged();
             assert!(

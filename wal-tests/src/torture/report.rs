@@ -144,7 +144,7 @@ impl Report {
         let rows = [
             ("elections", counted.elections as u64),
             ("databases installed", counted.installs),
-            ("logs cut off at the end", counted.truncations),
+            ("entries cut off the end of logs", counted.truncations),
             ("transactions discarded", counted.discarded),
             ("damaged pages found", counted.damaged),
             ("damaged pages mended", counted.repaired),

@@ -24,7 +24,7 @@ pub struct Counted {
     pub elections: usize,
     /// Databases received because a node was behind the log.
     pub installs: u64,
-    /// Times that entries were cut off the end of a log again.
+    /// Entries cut off the end of a log again, because another leader replaced them.
     pub truncations: u64,
     /// Transactions that were run and discarded.
     pub discarded: u64,
@@ -107,7 +107,7 @@ fn look(
     }
     last.installs = number(&variables["store"]["num_restores"]);
     last.checkpoints = number(&variables["db"]["checkpoints"]);
-    last.truncations = number(&ours["log_truncations"]);
+    last.truncations = number(&ours["log_cut_off"]);
     last.damaged = number(&ours["repair"]["found"]);
     last.repaired = number(&ours["repair"]["repaired"]);
 }
