@@ -270,6 +270,7 @@ fn wallaby(server: &Server, status: &NodeStatus) -> Value {
         "lag_bytes": status.progress.as_ref().map(|progress| progress.lag_bytes),
         "lag_entries": status.progress.as_ref().map(|progress| progress.lag_entries),
         "log_bytes": status.log_bytes,
+        "log_cut_off": status.log_cut_off,
         "nodes": members.into_iter().map(member).collect::<Vec<_>>(),
         "out_of_service": status.out_of_service,
         "page_count": status.page_count,

@@ -1,4 +1,5 @@
-//! Compares what writers were told with what is in the database.
+//! Compares what writers were told with what is in the database. Checkers of what readers were told
+//! are the modules.
 //!
 //! Verified: every acknowledged row is there, once, with its payload; no refused row is there; a
 //! row of unknown fate is there at most once; rows of one request are there together or not at
@@ -8,6 +9,14 @@
 //! monotonicity, read-your-writes), updates and deletes, isolation between requests, and whether
 //! an answer came in reasonable time. A server that called every outcome unknown would pass,
 //! which is why tests also demand a number of acknowledged rows.
+
+pub mod append;
+pub mod order;
+#[cfg(test)]
+mod planted;
+pub mod register;
+pub mod set;
+pub mod witness;
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -186,6 +186,18 @@ impl Client {
         read(request.header("Content-Type", content_type).send(body)?)
     }
 
+    /// Has the cluster remove a node.
+    ///
+    /// # Errors
+    ///
+    /// When no answer came.
+    pub fn remove(&self, address: &str, name: &str) -> Result<Response, ureq::Error> {
+        let request = self.agent.delete(format!("http://{address}/remove"));
+        let body = serde_json::json!({ "id": name }).to_string();
+        let request = request.header("Content-Type", "application/json");
+        read(request.force_send_body().send(body)?)
+    }
+
     /// GET of anything that is text.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, Image};
 use crate::ports;
-use crate::process::{self, Process, Signal};
+use crate::process::{self, Process, Setting, Signal};
 
 /// How a cluster comes into being.
 #[derive(Clone, Debug)]
@@ -24,8 +24,7 @@ pub struct ProcessCluster {
     nodes: Vec<Node>,
     /// Something other than `wallaby` that takes the same arguments.
     binary: Option<PathBuf>,
-    surroundings: Option<PathBuf>,
-    environment: Vec<(String, String)>,
+    setting: Setting,
     client: Client,
     /// `None` once given away to be kept.
     dir: Option<tempfile::TempDir>,
@@ -37,6 +36,8 @@ struct Node {
     data_dir: PathBuf,
     log_file: PathBuf,
     arguments: Vec<String>,
+    /// Where it runs, unless it is where the test does.
+    namespace: Option<String>,
     process: Option<Process>,
     paused: bool,
 }
@@ -93,6 +94,7 @@ impl ProcessCluster {
                 data_dir,
                 log_file,
                 arguments,
+                namespace: None,
                 process: None,
                 paused: false,
             }
@@ -101,8 +103,7 @@ impl ProcessCluster {
         Self {
             nodes,
             binary: None,
-            surroundings: None,
-            environment: Vec::new(),
+            setting: Setting::default(),
             client: Client::new(Duration::from_secs(10)),
             dir: Some(dir),
         }
@@ -133,14 +134,15 @@ impl ProcessCluster {
         self.binary = Some(binary.to_owned());
     }
 
-    /// Gives the nodes these surroundings from their next start on; see [`Process::start_in`].
+    /// Gives the nodes these surroundings from their next start on; see [`Setting::surroundings`].
     pub fn surround(&mut self, dir: &Path) {
-        self.surroundings = Some(dir.to_owned());
+        self.setting.surroundings = Some(dir.to_owned());
     }
 
     /// Sets a variable for the nodes from their next start on.
     pub fn set_variable(&mut self, name: &str, value: &str) {
-        self.environment.push((name.to_owned(), value.to_owned()));
+        let variable = (name.to_owned(), value.to_owned());
+        self.setting.environment.push(variable);
     }
 
     /// Starts a node, for the first time or again: same ports, same directory.
@@ -152,8 +154,10 @@ impl ProcessCluster {
             binary,
             &node.arguments,
             &node.log_file,
-            self.surroundings.as_deref(),
-            &self.environment,
+            &Setting {
+                namespace: node.namespace.clone(),
+                ..self.setting.clone()
+            },
         ));
         node.paused = false;
     }
@@ -276,16 +280,25 @@ impl ProcessCluster {
     /// Gives a node that is not running other addresses.
     pub fn move_node(&mut self, node: usize) {
         let ports = ports::reserve(2);
+        let [http, raft] = [ports[0], ports[1]].map(|port| format!("127.0.0.1:{port}"));
+        self.settle(node, &http, &raft);
+    }
+
+    /// Moves a node that is not running into a network namespace, to addresses that are there.
+    pub fn settle_in(&mut self, node: usize, namespace: &str, http_addr: &str, raft_addr: &str) {
+        self.settle(node, http_addr, raft_addr);
+        self.nodes[node].namespace = Some(namespace.to_owned());
+    }
+
+    fn settle(&mut self, node: usize, http_addr: &str, raft_addr: &str) {
         let node = &mut self.nodes[node];
         assert!(node.process.is_none(), "{} is running", node.name);
-        for (flag, port) in ["-http-addr", "-raft-addr"].into_iter().zip(ports) {
+        for (flag, value) in [("-http-addr", http_addr), ("-raft-addr", raft_addr)] {
             let place = node.arguments.iter().position(|argument| argument == flag);
             let place = place.expect("every node has this flag");
-            node.arguments[place + 1] = format!("127.0.0.1:{port}");
-            if flag == "-http-addr" {
-                node.http_addr.clone_from(&node.arguments[place + 1]);
-            }
+            value.clone_into(&mut node.arguments[place + 1]);
         }
+        http_addr.clone_into(&mut node.http_addr);
     }
 
     /// The id of a running node's process.

@@ -95,6 +95,12 @@ impl Links {
         }
     }
 
+    /// How many nodes it connects.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.gates.len()
+    }
+
     /// The address under which the others are to know a node.
     #[must_use]
     pub fn gate(&self, node: usize) -> SocketAddr {

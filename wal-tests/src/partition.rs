@@ -1,5 +1,5 @@
 //! Clusters of real processes whose links a test can cut, hold and make lossy, each direction by
-//! itself, while writers work: the nodes know each other by the gates of [`Links`].
+//! itself, while writers work. See [`crate::network`] for what is between them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,15 +8,16 @@ use crate::checker;
 use crate::client::Image;
 use crate::cluster::{Formation, ProcessCluster};
 use crate::links::{Links, Rule};
+use crate::network::{Network, Switched, addresses_at};
 use crate::seed::Random;
 use crate::workload::{self, Fate, History, Workload};
 
-/// Nodes behind gates, and writers that talk to all of them.
+/// Nodes, the network between them, and writers that talk to all of them.
 pub struct Partitioned {
     /// The nodes.
     pub cluster: ProcessCluster,
     /// What is between them.
-    pub links: Links,
+    pub network: Network,
     workload: Option<Workload>,
 }
 
@@ -24,10 +25,11 @@ impl Partitioned {
     /// A running cluster whose nodes start together, with the table of the workload.
     #[must_use]
     pub fn start(nodes: usize, flags: &[&str], seed: u64) -> Self {
-        let (cluster, links) = prepare(nodes, flags, seed);
+        let (cluster, network) = prepare(nodes, flags, seed);
+        println!("{nodes} nodes, connected by {}", network.name());
         let mut started = Self {
             cluster,
-            links,
+            network,
             workload: None,
         };
         started.cluster.start_all(&Formation::Expect);
@@ -71,26 +73,61 @@ impl Partitioned {
     /// When anything is otherwise.
     #[track_caller]
     pub fn finish(mut self) -> (Image, History) {
-        self.links.set_all(Rule::Open);
+        self.network.set_all(Rule::Open);
         let history = self.workload.take().expect("somebody writes").stop();
         self.cluster.wait_all_ready();
         let image = self.cluster.assert_identical();
         checker::assert_kept(&history, &self.cluster.open(&image));
         println!(
-            "{} rows acknowledged, {} refused, {} unknown, {} datagrams lost",
+            "{} rows acknowledged, {} refused, {} unknown, {} packets lost",
             history.count(Fate::Acknowledged),
             history.count(Fate::Refused),
             history.count(Fate::Unknown),
-            self.links.lost()
+            self.network.lost()
         );
         self.cluster.assert_healthy_logs();
         (image, history)
     }
 }
 
+/// Nodes with the network between them, none of them running: each in a namespace of its own where
+/// that is possible, otherwise on loopback, behind gates.
+#[must_use]
+pub fn prepare(nodes: usize, flags: &[&str], seed: u64) -> (ProcessCluster, Network) {
+    match Switched::open_if_possible(nodes, seed) {
+        Some(switched) => {
+            let cluster = prepare_apart(&switched, nodes, flags);
+            (cluster, Network::Switched(switched))
+        }
+        None => {
+            let (cluster, links) = prepare_behind_gates(nodes, flags, seed);
+            (cluster, Network::Gates(links))
+        }
+    }
+}
+
+/// Nodes in namespaces, none of them running.
+#[must_use]
+pub fn prepare_apart(switched: &Switched, nodes: usize, flags: &[&str]) -> ProcessCluster {
+    let mut cluster = ProcessCluster::prepare(nodes, &Formation::Expect, flags);
+    let places: Vec<_> = (0..nodes)
+        .map(|node| addresses_at(switched.address(node)))
+        .map(|(http, raft)| (http.to_string(), raft.to_string()))
+        .collect();
+    let raft: Vec<&str> = places.iter().map(|(_, raft)| raft.as_str()).collect();
+    for (node, (http, own)) in places.iter().enumerate() {
+        cluster.settle_in(node, &switched.namespace(node), http, own);
+        let arguments = cluster.arguments(node);
+        *value_of(arguments, "-join") = raft.join(",");
+        // Nobody but these nodes is on this network.
+        arguments.insert(0, "-insecure-cluster".to_owned());
+    }
+    cluster
+}
+
 /// Nodes that advertise their gates and look for each other there, none of them running.
 #[must_use]
-pub fn prepare(nodes: usize, flags: &[&str], seed: u64) -> (ProcessCluster, Links) {
+pub fn prepare_behind_gates(nodes: usize, flags: &[&str], seed: u64) -> (ProcessCluster, Links) {
     let mut cluster = ProcessCluster::prepare(nodes, &Formation::Expect, flags);
     let own: Vec<SocketAddr> = (0..nodes)
         .map(|node| {

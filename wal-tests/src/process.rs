@@ -13,6 +13,17 @@ pub struct Process {
     child: Child,
 }
 
+/// Where and with what a process runs.
+#[derive(Clone, Debug, Default)]
+pub struct Setting {
+    /// A directory whose `cwd`, `home` and `tmp` become its working directory, `HOME` and `TMPDIR`.
+    pub surroundings: Option<PathBuf>,
+    /// Variables.
+    pub environment: Vec<(String, String)>,
+    /// The network namespace, as `ip netns` knows it.
+    pub namespace: Option<String>,
+}
+
 impl Process {
     /// Starts a node with these arguments, its stderr appended to `log_file`. It dies with the
     /// thread that starts it, so it must be started by the test's own thread.
@@ -22,11 +33,10 @@ impl Process {
     /// When it cannot be started.
     #[must_use]
     pub fn start(binary: &Path, arguments: &[String], log_file: &Path) -> Self {
-        Self::start_in(binary, arguments, log_file, None, &[])
+        Self::start_in(binary, arguments, log_file, &Setting::default())
     }
 
-    /// As [`Self::start`], with these surroundings: a directory whose `cwd`, `home` and `tmp` become
-    /// the node's working directory, `HOME` and `TMPDIR`; and with these variables.
+    /// As [`Self::start`], somewhere else.
     ///
     /// # Panics
     ///
@@ -36,13 +46,20 @@ impl Process {
         binary: &Path,
         arguments: &[String],
         log_file: &Path,
-        surroundings: Option<&Path>,
-        environment: &[(String, String)],
+        setting: &Setting,
     ) -> Self {
         let log = OpenOptions::new().create(true).append(true).open(log_file);
         let log = log.unwrap_or_else(|error| panic!("{}: {error}", log_file.display()));
-        let mut command = Command::new(binary);
-        if let Some(dir) = surroundings {
+        let mut command = match &setting.namespace {
+            None => Command::new(binary),
+            Some(name) => {
+                // It becomes the node itself: the same process, the same parent.
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{name}")).arg(binary);
+                command
+            }
+        };
+        if let Some(dir) = &setting.surroundings {
             command
                 .current_dir(dir.join("cwd"))
                 .env("HOME", dir.join("home"))
@@ -50,7 +67,7 @@ impl Process {
                 .env_remove("SQLITE_TMPDIR");
         }
         let child = command
-            .envs(environment.iter().cloned())
+            .envs(setting.environment.iter().cloned())
             .arg("serve")
             .args(["-die-with-parent", &std::process::id().to_string()])
             .args(arguments)

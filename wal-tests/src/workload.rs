@@ -15,7 +15,7 @@ use crate::seed::Random;
 pub const TABLE: &str = "CREATE TABLE item(key TEXT, payload TEXT, noise DEFAULT (random()))";
 
 /// What a writer was told about one request.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Fate {
     /// It is committed.
     Acknowledged,

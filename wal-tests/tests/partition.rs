@@ -1,6 +1,8 @@
 //! Real nodes that cannot all reach each other: the others go on, the one that is cut off refuses
 //! what it cannot keep, no acknowledged row is lost, and in the end all have the same bytes.
 //!
+//! Each node is in a network namespace of its own where root allows that; see `wal_tests::network`.
+//!
 //! `WAL_STEPS=100 cargo test -p wal-tests --test partition -- --nocapture` has more misfortunes
 //! follow each other than the default of 5.
 
@@ -62,7 +64,7 @@ fn assert_refuses(nodes: &mut Partitioned, node: usize) {
 fn the_others_go_on_without_a_leader_that_is_cut_off() {
     let (mut nodes, _) = begin("leader cut off", &[]);
     let old = nodes.cluster.wait_leader();
-    nodes.links.set_around(old, Rule::Cut);
+    nodes.network.set_around(old, Rule::Cut);
     nodes.cluster.wait_leader_other_than(old);
     nodes.wait_acknowledged(ROWS);
     assert_refuses(&mut nodes, old);
@@ -105,7 +107,7 @@ fn a_leader_that_is_cut_off_has_stopped_serving_when_the_others_have_another() {
     println!("no leader on this side");
     let mut nodes = Partitioned::start(3, &[], seed("partition"));
     let old = nodes.cluster.wait_leader();
-    nodes.links.set_around(old, Rule::Cut);
+    nodes.network.set_around(old, Rule::Cut);
     let new = nodes.cluster.wait_leader_other_than(old);
     write_one(&mut nodes, new);
     // At once, without waiting for anything: nobody is elected before the old leader's time is up.
@@ -120,12 +122,12 @@ fn a_leader_that_is_cut_off_has_stopped_serving_when_the_others_have_another() {
         says.then_some(()).ok_or(ready.body)
     });
     nodes.cluster.wait_log(old, "a peer does not answer");
-    nodes.links.set_all(Rule::Open);
+    nodes.network.set_all(Rule::Open);
     nodes.cluster.wait_all_ready();
 
     let leader = nodes.cluster.wait_leader();
     let follower = (leader + 1) % 3;
-    nodes.links.set_around(follower, Rule::Cut);
+    nodes.network.set_around(follower, Rule::Cut);
     write_one(&mut nodes, leader);
     nodes
         .cluster
@@ -148,7 +150,7 @@ fn a_leader_that_is_cut_off_has_stopped_serving_when_the_others_have_another() {
         raft["term"].as_str().unwrap().parse::<u64>().unwrap()
     });
     assert!(terms[0] <= terms[1], "{terms:?}");
-    nodes.links.set_all(Rule::Open);
+    nodes.network.set_all(Rule::Open);
     nodes.cluster.wait_all_ready();
     let image = nodes.cluster.assert_identical();
     let database = nodes.cluster.open(&image);
@@ -163,7 +165,7 @@ fn a_leader_whose_words_do_not_arrive_is_replaced_although_it_hears_the_others()
     let (mut nodes, _) = begin("leader not heard", &[]);
     let old = nodes.cluster.wait_leader();
     for other in (0..3).filter(|&other| other != old) {
-        nodes.links.set(old, other, Rule::Cut);
+        nodes.network.set(old, other, Rule::Cut);
     }
     nodes.cluster.wait_leader_other_than(old);
     nodes.wait_acknowledged(ROWS);
@@ -175,7 +177,7 @@ fn a_leader_that_hears_nobody_is_replaced_although_the_others_hear_it() {
     let (mut nodes, _) = begin("leader deaf", &[]);
     let old = nodes.cluster.wait_leader();
     for other in (0..3).filter(|&other| other != old) {
-        nodes.links.set(other, old, Rule::Cut);
+        nodes.network.set(other, old, Rule::Cut);
     }
     nodes.cluster.wait_leader_other_than(old);
     nodes.wait_acknowledged(ROWS);
@@ -187,7 +189,7 @@ fn writes_go_on_when_two_nodes_reach_each_other_only_by_way_of_the_third() {
     let (mut nodes, _) = begin("bridge", &[]);
     let leader = nodes.cluster.wait_leader();
     let (cut, bridge) = ((leader + 1) % 3, (leader + 2) % 3);
-    nodes.links.set_pair(leader, cut, Rule::Cut);
+    nodes.network.set_pair(leader, cut, Rule::Cut);
     nodes.wait_acknowledged(2 * ROWS);
     // The bridge reaches everybody, so whatever is written through it is served.
     let address = nodes.cluster.address(bridge).to_owned();
@@ -246,7 +248,7 @@ fn a_node_whose_disk_was_wiped_is_filled_again_while_another_one_is_cut_off_in_t
             .then_some(())
             .ok_or(raft.to_string())
     });
-    nodes.links.set_around(other, Rule::Cut);
+    nodes.network.set_around(other, Rule::Cut);
     nodes.wait_acknowledged(ROWS);
     end(nodes, 3 * ROWS);
 }
@@ -258,11 +260,11 @@ fn misfortune(nodes: &mut Partitioned, random: &mut Random) {
     let kind = random.below(7);
     println!("misfortune {kind} to node {one} and, if there are two, node {other}");
     match kind {
-        0 => nodes.links.set_around(one, Rule::Cut),
-        1 => nodes.links.set(one, other, Rule::Cut),
-        2 => nodes.links.set_pair(one, other, Rule::Cut),
-        3 => nodes.links.set_around(one, Rule::Hold),
-        4 => nodes.links.set_around(one, Rule::Lossy(30)),
+        0 => nodes.network.set_around(one, Rule::Cut),
+        1 => nodes.network.set(one, other, Rule::Cut),
+        2 => nodes.network.set_pair(one, other, Rule::Cut),
+        3 => nodes.network.set_around(one, Rule::Hold),
+        4 => nodes.network.set_around(one, Rule::Lossy(30)),
         5 => nodes.cluster.pause(one),
         _ => {
             nodes.cluster.kill(one);
@@ -275,7 +277,7 @@ fn misfortune(nodes: &mut Partitioned, random: &mut Random) {
     if kind == 5 {
         nodes.cluster.resume(one);
     }
-    nodes.links.set_all(Rule::Open);
+    nodes.network.set_all(Rule::Open);
 }
 
 #[test]

@@ -222,7 +222,6 @@ fn convicting(bug: Bug) -> Vec<Test> {
         Bug::SegmentNameTrusted => vec![fast("log", "a_segment_under_a_wrong_name")],
         Bug::FailureForgotten => vec![fast("log_crash", "any_failing_call_latches")],
         Bug::RecordBeforePages => vec![fast("disk_faults", "killed_in_the_middle_of_checkpoints")],
-        Bug::CommittedNotDurable => vec![slow("kill", "")],
         Bug::CheckpointerNotExcluded => vec![fast("inject", "neither_write_nor_checkpoint")],
         Bug::CaptureAtWrite => vec![fast("capture", "until_the_gate_has_released_it")],
         Bug::SaltIgnored => vec![fast("format", "frames_of_an_earlier_generation")],
@@ -232,7 +231,7 @@ fn convicting(bug: Bug) -> Vec<Test> {
         Bug::RefusedPublished => vec![fast("flight", "discarded_by_another_leaders_data")],
         Bug::DiscardedHashesLeft => vec![fast("capture", "after_a_discard")],
         Bug::FenceIgnored => vec![fast("fence", "")],
-        Bug::AppliedBeforeDurable => vec![slow("kill", "")],
+        Bug::CommittedNotDurable | Bug::AppliedBeforeDurable => vec![slow("kill", "")],
         Bug::ReadIndexOfOneself | Bug::ReadIndexNotAwaited => {
             vec![fast("reads", "a_thousand_linearizable_reads")]
         }
