@@ -33,7 +33,8 @@ pub struct Asked {
     pub is_single: bool,
     /// Without its events.
     pub is_quiet: bool,
-    /// On disks that forget what they have synced; then a run must end badly.
+    /// On disks that sync later than they say, while the power fails again and again: such a run
+    /// must end badly.
     pub disks_lie: bool,
 }
 

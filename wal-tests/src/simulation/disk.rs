@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wallaby::raft::log::{File, Files};
 
@@ -17,8 +18,8 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// An empty disk. One that lies says that it has synced, and has not: a run on such disks must
-    /// be found out.
+    /// An empty disk. One that lies says that it has synced, and does so later: a run on such disks
+    /// must be found out.
     #[must_use]
     pub fn new(lies: bool) -> Self {
         Self {
@@ -95,8 +96,17 @@ impl File for DiskFile {
     fn sync_data(&self) -> io::Result<()> {
         threads::sync();
         if self.lies {
+            let file = Arc::clone(&self.file);
+            std::thread::spawn(move || {
+                std::thread::sleep(LIE);
+                // Nobody waits for it.
+                drop(file.sync_data());
+            });
             return Ok(());
         }
         self.file.sync_data()
     }
 }
+
+/// How long a disk that lies keeps what it says it has synced.
+const LIE: Duration = Duration::from_millis(300);

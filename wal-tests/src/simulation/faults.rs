@@ -15,6 +15,8 @@ pub struct Nemesis {
     random: Random,
     /// How often it did something.
     pub faults: u64,
+    /// Whether it does nothing but cut the power of all nodes at once.
+    only_power: bool,
 }
 
 /// One kind of harm.
@@ -55,13 +57,15 @@ const HARMS: [Harm; 17] = [
 ];
 
 impl Nemesis {
-    /// One for this cluster.
+    /// One for this cluster. It does all kinds of harm, or with `only_power` nothing but cut the
+    /// power of all nodes at once.
     #[must_use]
-    pub fn new(cluster: Arc<Cluster>, random: Random) -> Self {
+    pub fn new(cluster: Arc<Cluster>, random: Random, only_power: bool) -> Self {
         Self {
             cluster,
             random,
             faults: 0,
+            only_power,
         }
     }
 
@@ -69,7 +73,10 @@ impl Nemesis {
     pub async fn rage(&mut self, until: Duration) {
         while threads::elapsed() < until {
             self.wait(300, 3000).await;
-            let harm = self.random.pick(&HARMS);
+            let harm = match self.only_power {
+                true => Harm::CrashAll,
+                false => self.random.pick(&HARMS),
+            };
             // Mostly the leader, for it has the most to lose.
             let node = match self.leader() {
                 Some(leader) if self.random.chance(50) => leader,
@@ -106,13 +113,18 @@ impl Nemesis {
         let other = (node + 1 + self.random.below(self.cluster.size() - 1)) % self.cluster.size();
         match harm {
             Harm::CrashAll => {
+                let keep = match self.only_power {
+                    true => Keep::Nothing,
+                    false => self.random.pick(&Keep::ALL),
+                };
                 for node in self.cluster.running() {
-                    self.crash(node);
+                    self.crash(node, keep);
                 }
                 self.wait(1, 1000).await;
             }
             Harm::CrashOne => {
-                self.crash(node);
+                let keep = self.random.pick(&Keep::ALL);
+                self.crash(node, keep);
                 // Now and then long enough to be left behind.
                 let most = self.random.pick(&[300, 2000, 10_000]);
                 self.wait(1, most).await;
@@ -137,14 +149,7 @@ impl Nemesis {
                 self.wait(100, 2500).await;
             }
             Harm::Lose => {
-                let percent = self.random.pick(&[2, 10, 30]);
-                let worse = |link: &mut Link| {
-                    link.lost_percent = percent;
-                    link.doubled_percent = percent;
-                };
-                for node in 0..self.cluster.size() {
-                    network.change_around(node, worse);
-                }
+                self.lose();
                 self.wait(500, 5000).await;
             }
             Harm::OneWay => {
@@ -171,13 +176,22 @@ impl Nemesis {
         }
     }
 
-    fn crash(&mut self, node: usize) {
-        if !self.cluster.running().contains(&node) {
-            return;
+    /// Loses and doubles some datagrams on all links.
+    fn lose(&mut self) {
+        let percent = self.random.pick(&[2, 10, 30]);
+        for node in 0..self.cluster.size() {
+            self.cluster.network.change_around(node, |link: &mut Link| {
+                link.lost_percent = percent;
+                link.doubled_percent = percent;
+            });
         }
-        let keep = self.random.pick(&Keep::ALL);
-        let seed = self.random.bits();
-        self.cluster.crash(node, keep, seed);
+    }
+
+    fn crash(&mut self, node: usize, keep: Keep) {
+        if self.cluster.running().contains(&node) {
+            let seed = self.random.bits();
+            self.cluster.crash(node, keep, seed);
+        }
     }
 
     /// Takes away nodes that have ended themselves.

@@ -28,7 +28,7 @@ pub struct Plan {
     pub length: Duration,
     /// Whether events are printed as they happen.
     pub prints: bool,
-    /// Whether disks forget with the power what they have synced.
+    /// Whether disks sync later than they say, and the power fails again and again.
     pub disks_lie: bool,
 }
 
@@ -144,11 +144,11 @@ pub fn run(plan: Plan) -> Verdict {
 async fn trial(plan: Plan, cluster: Arc<Cluster>, mut random: Random) -> Figures {
     let book = Arc::new(Mutex::new(Book::new(CLIENTS)));
     let watch = tokio::spawn(watch(Arc::clone(&cluster)));
-    let mut nemesis = Nemesis::new(Arc::clone(&cluster), random.fork());
+    let mut nemesis = Nemesis::new(Arc::clone(&cluster), random.fork(), plan.disks_lie);
     let mut clients = Vec::new();
     let begun = begin(&cluster).await;
     if begun {
-        let pause_max = Duration::from_millis(random.pick(&[50, 200, 600]));
+        let pause_max = Duration::from_millis(random.pick(&[100, 300, 800]));
         let until = threads::elapsed() + plan.length;
         for number in 0..CLIENTS {
             let client = Client {
