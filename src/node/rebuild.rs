@@ -286,7 +286,14 @@ pub(crate) async fn remember(inner: Arc<Inner>) {
             let saved = tokio::task::spawn_blocking(move || save(&dir, MEMBERS, text)).await;
             match saved {
                 Ok(Ok(())) => known = Some(config),
-                Ok(Err(error)) => tracing::warn!(%error, "the members cannot be written down"),
+                Ok(Err(error)) => {
+                    // A sync of the directory that fails may take other new names with it, and the
+                    // next one, which others of this node wait for, would succeed nevertheless.
+                    inner
+                        .health
+                        .fail(format!("the members cannot be written down: {error}"));
+                    return;
+                }
                 Err(_) => return,
             }
         }

@@ -61,6 +61,7 @@ impl MainFile {
                 waited: Duration::ZERO,
             });
         }
+        let is_new = !path.exists();
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -69,6 +70,11 @@ impl MainFile {
             .mode(0o600)
             .open(path)
             .map_err(fail)?;
+        if is_new {
+            // Its name is durable before anything relies on it.
+            let synced = File::open(&dir).and_then(|dir| dir.sync_all());
+            synced.map_err(|source| Error::io("sync", &dir, source))?;
+        }
         open.insert(real_path.clone());
         Ok(Self {
             file: Some(file),
