@@ -96,7 +96,11 @@ fn missing(report: &Report) -> Vec<String> {
     let found = [
         ("elections", counted.elections as u64, 2 * minutes),
         ("databases installed", counted.installs, minutes),
-        ("entries cut off the end of logs", counted.truncations, minutes / 4),
+        (
+            "entries cut off the end of logs",
+            counted.truncations,
+            minutes / 4,
+        ),
         ("transactions discarded", counted.discarded, minutes / 4),
         (
             "outcomes unknown",
