@@ -166,6 +166,12 @@ impl OwnerThread {
         matches!(&self.state, State::Open(open) if open.wal_bytes() > limit)
     }
 
+    /// Whether one huge job after the other adds more than can be moved between them: then moving
+    /// takes as long as it takes, which is far less than those jobs.
+    fn is_flooded(&self) -> bool {
+        matches!(&self.state, State::Open(open) if open.wal_bytes() > FLOOD_BYTES)
+    }
+
     /// Whether enough entries were applied since the last record; looked at now and then.
     fn has_many_entries(&mut self) -> bool {
         let (limit, interval) = (
@@ -258,7 +264,7 @@ impl OwnerThread {
         let allowed = self.checkpoint.allowed;
         if allowed.is_none_or(|allowed| allowed.frames > now.backfilled) {
             piece(page_size)
-        } else if self.is_patient() {
+        } else if self.is_flooded() {
             u32::MAX
         } else {
             REST_BYTES / page_size.bytes()
@@ -267,7 +273,7 @@ impl OwnerThread {
 
     /// Moves a piece of the WAL, or several if it grows by more.
     fn move_pieces(&mut self, now: Backfill, applied: Position) -> Result<Next, Error> {
-        let is_patient = self.is_patient();
+        let is_flooded = self.is_flooded();
         let (State::Open(open), pace) = (&mut self.state, &mut self.checkpoint) else {
             return Ok(Next::Idle);
         };
@@ -302,8 +308,7 @@ impl OwnerThread {
             }
             self.context.tally.count(NodeCounter::CheckpointPieces);
             pace.unflushed_bytes += u64::from(moved) * u64::from(size.bytes());
-            // Jobs that add more than can be moved in this time take far longer themselves.
-            let is_late = begun.elapsed() > PIECES_TIME_MAX && !is_patient;
+            let is_late = begun.elapsed() > PIECES_TIME_MAX && !is_flooded;
             if at.backfilled >= goal.min(allowed.frames) || is_late {
                 break;
             }
@@ -481,6 +486,8 @@ const PIECE_FRAMES_MAX: u32 = 256;
 const PIECES_TIME_MAX: Duration = Duration::from_millis(20);
 /// What may be moved in the last step when jobs follow one another closely: a hundredth of a second.
 const REST_BYTES: u32 = 16 << 20;
+/// 1 GiB.
+const FLOOD_BYTES: u64 = 1 << 30;
 /// 16 MiB.
 const FLUSH_BYTES: u64 = 16 << 20;
 /// An idle node checkpoints what it has, so that its next start is quick.

@@ -5,8 +5,9 @@
 //! program is what cargo built and prints what it prints under cargo; it is shown when the program
 //! has ended, so that lines of two programs never mix.
 //!
-//! `cargo test-all -- reads members` runs the programs of these names. The number of programs at
-//! once is one more than the machine has processors, or `WAL_TEST_PROGRAMS`.
+//! `cargo test-all -- reads members` runs the programs of these names. There are half as many
+//! programs at once as the machine has processors, for each runs several tests at once and starts
+//! whole clusters, or `WAL_TEST_PROGRAMS`.
 
 use std::collections::VecDeque;
 use std::env;
@@ -75,7 +76,7 @@ fn programs_at_once() -> usize {
     let asked = env::var("WAL_TEST_PROGRAMS").ok();
     let asked = asked.and_then(|number| number.parse().ok());
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    asked.unwrap_or(processors + 1).max(1)
+    asked.unwrap_or(processors / 2).max(1)
 }
 
 fn run(program: &Program) -> Ended {
