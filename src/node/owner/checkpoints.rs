@@ -484,7 +484,8 @@ const PIECE_BYTES: u32 = 1 << 20;
 const PIECE_FRAMES_MAX: u32 = 256;
 /// For several pieces at once, after a job that took much longer itself.
 const PIECES_TIME_MAX: Duration = Duration::from_millis(20);
-/// What may be moved in the last step when jobs follow one another closely: a hundredth of a second.
+/// What may be moved in the last step when jobs follow one another closely: it takes some ten
+/// milliseconds.
 const REST_BYTES: u32 = 16 << 20;
 /// 1 GiB.
 const FLOOD_BYTES: u64 = 1 << 30;
