@@ -165,7 +165,7 @@ async fn purge(inner: Arc<Inner>) {
 /// The index up to which nobody needs the log who is catching up just now: receivers of the
 /// database, and followers that are there but behind. A log that grows too large is purged all the
 /// same.
-fn needed(inner: &Inner) -> u64 {
+pub(super) fn needed(inner: &Inner) -> u64 {
     let options = &inner.options;
     if inner.log.bytes()
         > options
