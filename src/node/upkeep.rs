@@ -59,8 +59,8 @@ impl Inner {
         }
     }
 
-    /// Purges the log up to an index that the record covers, but for what a node that is catching up
-    /// needs. Whether there was anything to purge.
+    /// Purges the log up to an index that the record covers, but for what a node that is catching
+    /// up needs. Whether there was anything to purge.
     async fn purge_to(&self, recorded: u64, upto: u64) -> Result<bool, String> {
         let upto = upto.min(needed(self));
         let purged = self.log.purged().map_or(0, |purged| purged.index);
