@@ -1,7 +1,7 @@
 //! Threads that run one at a time, on a clock that stands still while any of them does.
 //!
 //! A simulated thread is a real thread that runs only when it is its turn. It gives the turn away
-//! where it would block: [`system`](super::system) brings it here instead. Then one of those that
+//! where it would block: `system` brings it here instead. Then one of those that
 //! could go on is drawn; if there is none, the clock goes to the moment for which the next one
 //! waits. So the order of everything, and every time, follows from the seed.
 //!
