@@ -287,7 +287,11 @@ fn a_lone_node_refuses_what_needs_the_page_until_a_backup_is_loaded() {
     let address = cluster.address(0).to_owned();
     let backup = client.download(&address, "/db/backup").unwrap();
     assert_eq!(backup.status, 200);
-    // Emptied of all copies: what is in the log has been purged by the snapshot.
+    // Emptied of all copies: what is in the log has been purged by the snapshot, and a start begins
+    // the WAL afresh.
+    let _ = cluster.stop(0);
+    cluster.start_node(0);
+    cluster.wait_ready(0);
     flip_pages(&mut random, &main_file(&cluster, 0), 1);
     let expect_refusal = |path: &str, sql: &str| {
         let body = json!([sql]).to_string();
