@@ -325,18 +325,24 @@ fn a_node_that_has_diverged_notices_at_the_next_write_and_is_rebuilt() {
     cluster.assert_healthy_logs();
 }
 
+/// Changes a node's database behind its back, with its log purged so that it cannot notice, and has
+/// it lead.
+fn have_diverged_one_lead(cluster: &mut ProcessCluster, odd: usize) {
+    forget_log(cluster, odd);
+    let _ = cluster.stop(odd);
+    forge(cluster.data_dir(odd));
+    cluster.start_node(odd);
+    cluster.wait_ready(odd);
+    have_lead(cluster, odd);
+}
+
 #[test]
 fn a_leader_that_has_diverged_is_found_out_before_it_commits_anything_and_the_others_go_on() {
     let mut cluster = filled(3);
     let odd = (cluster.wait_leader() + 1) % 3;
     let others = [(odd + 1) % 3, (odd + 2) % 3];
     let old = raft_id(&cluster, odd);
-    forget_log(&cluster, odd);
-    let _ = cluster.stop(odd);
-    forge(cluster.data_dir(odd));
-    cluster.start_node(odd);
-    cluster.wait_ready(odd);
-    have_lead(&mut cluster, odd);
+    have_diverged_one_lead(&mut cluster, odd);
     let processes = others.map(|node| cluster.process_id(node));
     // Nobody is told that this is done, and it is not.
     let lost = "INSERT INTO t(v) VALUES('on the wrong pages')";
@@ -376,12 +382,7 @@ fn of_two_nodes_that_disagree_neither_is_blamed_and_the_operator_chooses() {
         rows.unwrap()[0][0].as_u64().unwrap()
     };
     let before = rows(&cluster, good);
-    forget_log(&cluster, odd);
-    let _ = cluster.stop(odd);
-    forge(cluster.data_dir(odd));
-    cluster.start_node(odd);
-    cluster.wait_ready(odd);
-    have_lead(&mut cluster, odd);
+    have_diverged_one_lead(&mut cluster, odd);
     let impatient = wal_tests::client::Client::new(Duration::from_secs(1));
     let lost = "INSERT INTO t(v) VALUES(1)";
     let outcome = impatient.execute_sql(cluster.address(odd), lost);

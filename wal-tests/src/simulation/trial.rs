@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use wallaby::node::{Level, ReadRequest, Refusal, Request, Served, Shape, Statement, WriteRequest};
+use wallaby::node::{Level, ReadRequest, Refusal, Served, Shape, WriteRequest};
 
 use super::clients::{Book, Client, MARKS, Tally};
 use super::cluster::{Cluster, Counts};
@@ -13,7 +13,7 @@ use super::events::Events;
 use super::faults::Nemesis;
 use super::network::Network;
 use super::threads;
-use crate::linked::FrozenImage;
+use crate::linked::{FrozenImage, request};
 use crate::seed::Random;
 use crate::{checker, workload};
 
@@ -369,20 +369,6 @@ fn compare(
     }
     book.found(&marks);
     Ok(())
-}
-
-fn request(sql: &[&str], shape: Shape) -> Request {
-    let statement = |sql: &&str| Statement {
-        sql: (*sql).to_owned(),
-        parameters: Vec::new(),
-    };
-    Request {
-        statements: sql.iter().map(statement).collect(),
-        transaction: false,
-        shape,
-        statement_time_max: None,
-        qualify_columns: false,
-    }
 }
 
 const CLIENTS: usize = 4;
