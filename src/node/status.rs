@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::api::{MemberRole, MemberStatus, NodeStatus, Refusal};
 use super::image::ImageReader;
+use super::read_index::{Asking, Purpose};
 use super::running::{Inner, Node};
 use super::wire::{self, Greeting, Introduction, kind};
 use crate::raft::{Member, Role};
@@ -121,22 +122,20 @@ impl Node {
         leader.error.map_or(Ok(()), Err)
     }
 
-    /// Waits until everything that this node knows to be committed is applied here.
+    /// Waits until everything is applied here that was committed when this was called, as the leader
+    /// says: this node may have been away, and know of nothing since.
     ///
     /// # Errors
     ///
     /// The text that says what is missing when the time is up.
     pub async fn catch_up(&self, timeout: Duration) -> Result<(), String> {
-        let inner = self.inner().map_err(|refusal| refusal.to_string())?;
-        let committed = inner
-            .raft
-            .metrics()
-            .borrow_watched()
-            .cluster_committed
-            .map_or(0, |id| id.index);
-        let applied = inner.frontier.wait_applied(committed);
-        let waited = tokio::time::timeout(timeout, applied).await;
-        waited.map_err(|_| format!("index {committed} is not applied yet"))
+        let asking = Asking {
+            purpose: Purpose::Readiness,
+            caller: None,
+        };
+        let deadline = Instant::now() + timeout;
+        let caught_up = self.catch_up_with_leader(&asking, timeout, deadline).await;
+        caught_up.map_err(|refusal| refusal.to_string())
     }
 
     /// A frozen image of the database, page by page.

@@ -344,6 +344,32 @@ fn a_read_waits_for_the_index_that_it_brings_along_on_every_node_at_every_level(
 }
 
 #[test]
+fn a_node_that_was_away_is_ready_only_with_all_that_was_written_meanwhile() {
+    let mut cluster = counted_cluster(3);
+    let leader = cluster.wait_leader();
+    let away = (leader + 1) % 3;
+    for round in 1..=5 {
+        cluster.pause(away);
+        // Too much to arrive before the first question.
+        for sql in [
+            "CREATE TABLE IF NOT EXISTS large(v)",
+            "INSERT INTO large VALUES(randomblob(4194304))",
+            "UPDATE counter SET n = n + 1",
+        ] {
+            let answer = cluster.client().execute_sql(cluster.address(leader), sql);
+            let _ = answer.expect_success();
+        }
+        cluster.resume(away);
+        cluster.wait_ready(away);
+        let address = cluster.address(away);
+        let read = cluster
+            .client()
+            .write(address, "/db/query?level=none", &json!([READ]));
+        assert_eq!(read.expect_success().rows(0)[0][0], json!(round));
+    }
+}
+
+#[test]
 fn the_minimum_index_comes_as_a_parameter_or_as_a_header_and_must_be_one() {
     let mut cluster = counted_cluster(2);
     let follower = 1 - cluster.wait_leader();
