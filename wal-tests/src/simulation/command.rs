@@ -142,8 +142,13 @@ fn single(asked: &Asked) -> ExitCode {
         prints: !asked.is_quiet,
         disks_lie: asked.disks_lie,
     };
+    // Its name is drawn outside: inside, where a clock begins anew, several runs at a time would
+    // draw the same one, and those that come later another, of their own randomness.
+    let dir = tempfile::Builder::new().prefix("wallaby-sim-").tempdir();
+    let dir = dir.expect("a temporary directory can be made");
     threads::run(plan.seed, move || {
-        let verdict = trial::run(plan);
+        let verdict = trial::run(plan, dir.path());
+        drop(dir);
         for violation in &verdict.violations {
             println!("VIOLATION: {violation}");
         }

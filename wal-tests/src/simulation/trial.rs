@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -98,13 +99,14 @@ impl fmt::Display for Figures {
     }
 }
 
-/// Makes a run. To be called by the first thread of [`threads::run`].
+/// Makes a run, with the nodes' directories in this one, which is empty. To be called by the first
+/// thread of [`threads::run`].
 ///
 /// # Panics
 ///
-/// When there is no room for the nodes' directories.
+/// When there is no room for them.
 #[must_use]
-pub fn run(plan: Plan) -> Verdict {
+pub fn run(plan: Plan, dir: &Path) -> Verdict {
     let events = Arc::new(Events::printed(plan.prints));
     let heard = Arc::clone(&events);
     std::panic::set_hook(Box::new(move |panic| {
@@ -114,13 +116,11 @@ pub fn run(plan: Plan) -> Verdict {
         std::process::exit(2);
     }));
     let mut random = Random::new(plan.seed);
-    let dir = tempfile::Builder::new().prefix("wallaby-sim-").tempdir();
-    let dir = dir.expect("a temporary directory can be made");
     let nodes = plan.nodes.unwrap_or_else(|| random.pick(&[3, 3, 3, 5]));
     let network = Network::start(nodes, random.fork());
     let cluster = Cluster::new(
         nodes,
-        dir.path(),
+        dir,
         network,
         Arc::clone(&events),
         plan.disks_lie,
@@ -137,7 +137,6 @@ pub fn run(plan: Plan) -> Verdict {
     };
     // Without waiting for anybody.
     std::mem::forget(runtime);
-    drop(dir);
     verdict
 }
 
