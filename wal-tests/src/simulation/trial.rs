@@ -118,13 +118,7 @@ pub fn run(plan: Plan, dir: &Path) -> Verdict {
     let mut random = Random::new(plan.seed);
     let nodes = plan.nodes.unwrap_or_else(|| random.pick(&[3, 3, 3, 5]));
     let network = Network::start(nodes, random.fork());
-    let cluster = Cluster::new(
-        nodes,
-        dir,
-        network,
-        Arc::clone(&events),
-        plan.disks_lie,
-    );
+    let cluster = Cluster::new(nodes, dir, network, Arc::clone(&events), plan.disks_lie);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use openraft::EntryPayload;
 use rusqlite::{Connection, OpenFlags};
@@ -49,7 +50,16 @@ pub(crate) fn check(
     hashes: &Hashes,
     expected: &Expectation,
 ) -> Result<Found, String> {
-    let recovered = runtime.block_on(recover_offline(options));
+    let begin = Instant::now();
+    let recovered = loop {
+        let recovered = runtime.block_on(recover_offline(options));
+        // A process that another thread is starting holds our locks until it runs its program.
+        let is_locked = recovered.as_ref().is_err_and(is_locked);
+        if !is_locked || begin.elapsed() > LOCK_PATIENCE {
+            break recovered;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
     let Some(offline) = recovered.map_err(|error| format!("recovery fails: {error}"))? else {
         return match expected.floor {
             0 => Ok(Found::default()),
@@ -63,6 +73,21 @@ pub(crate) fn check(
     offline.log.close();
     result
 }
+
+/// Whether the log is locked by a process.
+fn is_locked(error: &(impl std::error::Error + 'static)) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let error_of_file = error.downcast_ref::<std::io::Error>();
+        if error_of_file.is_some_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 fn look(
     dir: &Path,
