@@ -25,7 +25,6 @@ use super::owner::{Job, Owner, Recorded};
 use super::parts::StagedParts;
 use super::rebuild;
 use super::repair::Repairs;
-use crate::planted::{self, Bug};
 use crate::raft::log::Log;
 use crate::raft::{
     Applied, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id_of,
@@ -62,12 +61,8 @@ impl StateMachine {
     async fn apply_entry(&mut self, entry: Entry) -> io::Result<Applied> {
         let log_id = entry.log_id;
         let position = position_of(&log_id);
-        if !planted::is(Bug::AppliedBeforeDurable) {
-            self.log
-                .wait_durable(position)
-                .await
-                .map_err(io::Error::other)?;
-        }
+        let durable = self.log.wait_durable(position).await;
+        durable.map_err(io::Error::other)?;
         let why = "a leader of a higher term has taken over";
         settled(self.flights.discard_before(position.term, why)).await;
         match entry.payload {

@@ -36,7 +36,6 @@ use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
 use super::wire::{self, Call, Forward, ReadTerms, kind};
 use super::write::{WriteQueue, served};
-use crate::planted::{self, Bug};
 use crate::raft::log::Log;
 use crate::raft::{LeaderId, Member};
 use crate::sqlite::{Interest, Readers, Reply, Request};
@@ -255,8 +254,7 @@ impl Inner {
         let leader = vote.leader_id;
         let reached = self.frontier.reached();
         let applied = reached.applied?;
-        let caught_up = (applied.term, applied.node) == (leader.term, leader.node_id)
-            || planted::is(Bug::LeadsBeforeCaughtUp);
+        let caught_up = (applied.term, applied.node) == (leader.term, leader.node_id);
         if self.handed_over_term.load(Ordering::Acquire) == leader.term {
             return None;
         }

@@ -168,6 +168,7 @@ impl Court {
             let mut command = program.command();
             command.arg(test.name).env("WAL_BINARY", &self.server);
             command.env("WAL_PLANTED", bug.map(Bug::name).unwrap_or_default());
+            command.env("WAL_CRASH_POINTS", "4000");
             let output = Command::new(&program.path)
                 .args(["--list", test.name])
                 .output();
@@ -221,7 +222,9 @@ fn convicting(bug: Bug) -> Vec<Test> {
         Bug::CutAtFirstDamage => vec![fast("log", "a_damaged_interior_is_refused")],
         Bug::SegmentNameTrusted => vec![fast("log", "a_segment_under_a_wrong_name")],
         Bug::FailureForgotten => vec![fast("log_crash", "any_failing_call_latches")],
-        Bug::RecordBeforePages => vec![fast("disk_faults", "killed_in_the_middle_of_checkpoints")],
+        Bug::RecordBeforePages | Bug::CommittedNotDurable => {
+            vec![fast("crash_points", "a_crash_at_any_call")]
+        }
         Bug::CheckpointerNotExcluded => vec![fast("inject", "neither_write_nor_checkpoint")],
         Bug::CaptureAtWrite => vec![fast("capture", "until_the_gate_has_released_it")],
         Bug::SaltIgnored => vec![fast("format", "frames_of_an_earlier_generation")],
@@ -231,16 +234,13 @@ fn convicting(bug: Bug) -> Vec<Test> {
         Bug::RefusedPublished => vec![fast("flight", "discarded_by_another_leaders_data")],
         Bug::DiscardedHashesLeft => vec![fast("capture", "after_a_discard")],
         Bug::FenceIgnored => vec![fast("fence", "")],
-        Bug::CommittedNotDurable | Bug::AppliedBeforeDurable => vec![slow("kill", "")],
         Bug::ReadIndexOfOneself | Bug::ReadIndexNotAwaited => {
             vec![fast("reads", "a_thousand_linearizable_reads")]
         }
         Bug::ReadIndexUnconfirmed | Bug::LeaseForEver => {
             vec![fast("flight", "a_leader_that_is_cut_off_confirms_no_read")]
         }
-        Bug::LeadsBeforeCaughtUp => vec![slow("leadership", ""), slow("storm", "")],
         Bug::SnapshotUnverified => vec![slow("difference", "")],
-        Bug::PurgedBeforeRecord => vec![slow("kill", ""), slow("storm", "")],
         Bug::RaftIdReused => vec![fast("members", "a_raft_id_is_never_used_again")],
         Bug::HashOfChecksums => vec![fast("format", "the_database_hash_is_no_sum_of_checksums")],
         Bug::UnknownReportedAsRefused => vec![fast("flight", "whose_entry_another_leader_commits")],
