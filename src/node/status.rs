@@ -122,8 +122,8 @@ impl Node {
         leader.error.map_or(Ok(()), Err)
     }
 
-    /// Waits until everything is applied here that was committed when this was called, as the leader
-    /// says: this node may have been away, and know of nothing since.
+    /// Waits until everything is applied here that was committed when this was called. The leader
+    /// is asked what that is: this node may have been away, and know of nothing since.
     ///
     /// # Errors
     ///

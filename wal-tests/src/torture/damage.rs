@@ -43,21 +43,23 @@ impl Disks {
 
     /// Leaves almost no room on a node's disk.
     pub(super) fn fill(&self, node: usize) {
-        let used = used(&self.0[node]).unwrap_or(LARGE);
-        self.resize(node, used + LEFT);
+        // A node that writes meanwhile may have more by then than it would be left.
+        let resized = (0..ATTEMPTS).any(|_| {
+            let used = used(&self.0[node]).unwrap_or(LARGE);
+            self.resize(node, used + LEFT)
+        });
+        assert!(resized, "{} cannot be made small", self.0[node].display());
     }
 
     /// Gives the room back.
     pub(super) fn enlarge(&self, node: usize) {
-        self.resize(node, LARGE);
+        let dir = self.0[node].display();
+        assert!(self.resize(node, LARGE), "{dir} cannot be made large");
     }
 
-    fn resize(&self, node: usize, bytes: u64) {
+    fn resize(&self, node: usize, bytes: u64) -> bool {
         let options = format!("remount,size={bytes}");
-        assert!(
-            run("mount", &["-o", &options], &self.0[node]),
-            "mount -o {options}"
-        );
+        run("mount", &["-o", &options], &self.0[node])
     }
 }
 
@@ -143,3 +145,6 @@ const LARGE: u64 = 1 << 30;
 
 /// What is left on one that is.
 const LEFT: u64 = 256 << 10;
+
+/// To make a disk small while it is written to.
+const ATTEMPTS: usize = 50;

@@ -129,9 +129,13 @@ async fn a_peer_that_is_down_is_unreachable_after_the_connect_timeout() {
 async fn a_deadline_shorter_than_the_handshake_does_not_keep_the_connection_from_being_made() {
     let (_alice, _bob, _witness, peer) = pair(&key());
     let hasty = peer.request(ECHO, Priority::Control, Bytes::new(), Duration::ZERO);
+    // On a busy machine the connection may be there before the deadline is looked at.
     let error = hasty.await.unwrap_err();
     assert!(
-        matches!(error, TransportError::Unreachable { .. }),
+        matches!(
+            error,
+            TransportError::Unreachable { .. } | TransportError::TimedOut { .. }
+        ),
         "{error}"
     );
     until(|| peer.remote().is_some()).await;
