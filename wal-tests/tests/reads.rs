@@ -265,6 +265,21 @@ fn a_follower_that_only_reaches_a_deposed_leader_serves_nothing_until_it_hears_o
 }
 
 #[test]
+fn a_linearizable_read_waits_until_a_follower_has_applied_what_takes_long() {
+    let (cluster, leader, follower) = linked(3);
+    let _ = cluster.commit(leader, &["CREATE TABLE large(v)"]);
+    for round in 1..=10 {
+        // Known to be committed long before it is in the follower's file.
+        let large = "INSERT INTO large VALUES(randomblob(8388608))";
+        let raise = format!("UPDATE counter SET n = {round}");
+        let _ = cluster.commit(leader, &[large, &raise]);
+        let read = cluster.begin_query(follower, Level::Linearizable, READ, PATIENCE);
+        let served = cluster.outcome(read).unwrap();
+        assert_eq!(cell(&served), Cell::Integer(round));
+    }
+}
+
+#[test]
 fn readers_that_wait_on_a_follower_share_questions_and_it_answers_itself() {
     let (cluster, leader, follower) = linked(3);
     let count = |name: &str| {
