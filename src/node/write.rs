@@ -255,10 +255,18 @@ async fn run_job(
             end = &mut end => return end,
             Ok(()) = doubted.changed() => {
                 let why = doubted.borrow_and_update().clone().unwrap_or_default();
-                answer(std::mem::take(waiters), || Err(Some(Refusal::Unknown(why.clone()))));
+                answer(std::mem::take(waiters), || Err(Some(doubtful(&why))));
             }
         }
     }
+}
+
+/// What clients are told of a group that may be committed or not.
+fn doubtful(why: &str) -> Refusal {
+    if planted::is(Bug::UnknownReportedAsRefused) {
+        return Refusal::NotCommitted(why.to_owned());
+    }
+    Refusal::Unknown(why.to_owned())
 }
 
 /// Runs a load as a group of its own, beside the queue: the owner thread takes one after the other.
@@ -358,11 +366,8 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
             );
             answer(waiters, || Err(None));
         }
-        (_, Some(Discard::Unknown(why)), None) if planted::is(Bug::UnknownReportedAsRefused) => {
-            answer(waiters, || Err(Some(Refusal::NotCommitted(why.clone()))));
-        }
         (_, Some(Discard::Unknown(why)), None) => {
-            answer(waiters, || Err(Some(Refusal::Unknown(why.clone()))));
+            answer(waiters, || Err(Some(doubtful(&why))));
         }
         (SqlCommit::Refused { .. }, None, _) => {
             let why = "SQLite rolled the group back";

@@ -1,6 +1,6 @@
 //! What CI runs, on a laptop: `cargo check-all`.
 //!
-//! Format, lints, documents, tests, planted mistakes, fuzzing; stops at the first step that fails, and says how long each took.
+//! Format, lints, documents, tests, fuzzing; stops at the first step that fails, and says how long each took.
 //! `cargo check-all -- lint` runs one step.
 
 use std::env;
@@ -70,7 +70,7 @@ fn run(step: &Step) -> Result<(), String> {
 
 /// Cheap steps first. The fuzz targets run without libFuzzer, which needs a C++ compiler: their corpus
 /// and what is made of it at random.
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 5] = [
     Step {
         name: "format",
         arguments: &["fmt", "--all", "--", "--check"],
@@ -106,20 +106,6 @@ const STEPS: [Step; 6] = [
         arguments: &["test-all"],
         // The corpus alone; the next step does more.
         environment: &[("FUZZ_SECONDS", "0")],
-    },
-    Step {
-        name: "planted",
-        arguments: &[
-            "run",
-            "--locked",
-            "--package",
-            "tools",
-            "--bin",
-            "planted",
-            "--",
-            "--fast",
-        ],
-        environment: &[],
     },
     Step {
         name: "fuzz",
