@@ -293,40 +293,6 @@ fn either_node_may_write_the_next_transaction() {
 }
 
 #[test]
-fn a_follower_shrinks_with_its_leader() {
-    let dir = data_dir();
-    let mut leader = create(&dir.path().join("a"), 512);
-    let mut follower = create(&dir.path().join("b"), 512);
-    both(&leader, &mut follower, "CREATE TABLE t(v)");
-    let pages = |replica: &Replica| -> u32 {
-        let connection = replica.reader();
-        integrity_check(&connection);
-        let count = connection.query_row("PRAGMA page_count", [], |row| row.get(0));
-        count.unwrap()
-    };
-    let fill = "INSERT INTO t WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n \
-                WHERE i < 200) SELECT randomblob(400) FROM n";
-    both(&leader, &mut follower, fill);
-    let full = pages(&follower);
-    both(&leader, &mut follower, "DELETE FROM t");
-    both(&leader, &mut follower, "VACUUM");
-    let empty = pages(&follower);
-    assert!(empty < full / 10, "{empty} of {full} pages are left");
-    assert_eq!(empty, pages(&leader));
-    assert_eq!(follower.pages().len(), empty as usize);
-    let file = |node: &mut Replica| {
-        let moved = node.database.checkpoint(Checkpoint::Restart { wait: WAIT });
-        assert!(moved.unwrap().complete);
-        std::fs::metadata(node.path()).unwrap().len()
-    };
-    assert_eq!(file(&mut leader), u64::from(empty) * 512);
-    assert_eq!(file(&mut follower), u64::from(empty) * 512);
-    // Pages that were cut off and come back have nothing of their former content.
-    both(&leader, &mut follower, fill);
-    assert_eq!(pages(&follower), pages(&leader));
-}
-
-#[test]
 fn sqlite_recovers_an_injected_wal_by_itself() {
     let dir = data_dir();
     for page_size in [512, 4096, 65536] {

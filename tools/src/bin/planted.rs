@@ -229,7 +229,7 @@ fn convicting(bug: Bug) -> Vec<Test> {
         Bug::CaptureAtWrite => vec![fast("capture", "until_the_gate_has_released_it")],
         Bug::SaltIgnored => vec![fast("format", "frames_of_an_earlier_generation")],
         Bug::LockBytePageTaken => vec![fast("format", "one_of_the_lock_byte_page_are_refused")],
-        Bug::NotShrunk => vec![fast("inject", "shrinks_with_its_leader")],
+        Bug::NotShrunk => vec![fast("shrink", "shrinks_with_its_leader")],
         Bug::RolledBackCaptured => vec![fast("capture", ""), fast("differential", "")],
         Bug::RefusedPublished => vec![fast("flight", "discarded_by_another_leaders_data")],
         Bug::DiscardedHashesLeft => vec![fast("capture", "after_a_discard")],
