@@ -6,11 +6,12 @@
 //! and nothing of it is left in the program; with it, the environment variable `WAL_PLANTED` names
 //! the one that is made. `cargo run -p tools --bin planted` tries them all.
 //!
-//! Not planted are four whose tests did not convict them, as other guards stand behind: an entry that
-//! takes effect before this node's log has it (checkpoints wait for the log), a leader that executes
-//! before it has applied what came before it (the fence, the lease), and a received database that is
-//! not compared with the announced hash (its pages are). That these guards suffice is argued, not
-//! shown. The fourth, a log purged beyond the record, is no harmless one: it still needs a test.
+//! Not planted are four whose tests did not convict them, as other guards stand behind: an entry
+//! that takes effect before this node's log has it (checkpoints wait for the log), a leader that
+//! executes before it has applied what came before it (the fence, the lease), and a received
+//! database that is not compared with the announced hash (its pages are). That these guards
+//! suffice is argued, not shown. The fourth, a log purged beyond the record, is no harmless one:
+//! it still needs a test.
 
 /// A mistake that can be planted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -3,4 +3,3 @@
 pub mod inspect;
 pub mod licences;
 pub mod pages;
-pub mod programs;

@@ -151,7 +151,7 @@ const SLOW_READ: &str = "WITH RECURSIVE c(i) AS \
     SELECT n, (SELECT max(i) FROM c) FROM counter";
 
 #[test]
-fn a_leader_that_was_paused_in_the_middle_of_weak_reads_answers_none_of_them_from_before() {
+fn a_leader_that_was_paused_in_the_middle_of_weak_reads_sends_at_most_one_from_before() {
     let mut cluster = counted_cluster(3);
     // What a thread was about to send when the process was stopped, after its last look at the
     // lease, goes out all the same: for that there are linearizable reads. Without that look

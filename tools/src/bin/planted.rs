@@ -16,7 +16,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tools::programs::{self, Program};
+use check::programs::{self, Program};
 use wallaby::planted::Bug;
 
 /// A test that convicts: its program, and the name of the test or a part of it.
@@ -135,16 +135,15 @@ struct Trial {
 
 impl Court {
     fn build(tests: &[&Test]) -> Result<Self, String> {
-        let feature = ["--features", "wallaby/planted-bugs"];
-        let built = programs::cargo(&["build", "--locked", "--quiet", "--bins"])
-            .args(["-p", "wallaby", "-p", "wal-tests"])
+        // Of the whole workspace, so that the libraries are those that the tests were built with.
+        let feature = ["--workspace", "--features", "wallaby/planted-bugs"];
+        let built = programs::cargo(&["build", "--locked", "--quiet", "--bin", "wallaby"])
             .args(feature)
             .status();
         if !built.is_ok_and(|status| status.success()) {
             return Err("the server does not build".to_owned());
         }
-        let mut arguments = vec!["-p", "wal-tests"];
-        arguments.extend(feature);
+        let mut arguments = feature.to_vec();
         for test in tests {
             arguments.extend(["--test", test.program]);
         }

@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use tools::programs::{self, Program};
+use check::programs::{self, Program};
 
 /// What became of one.
 struct Ended {

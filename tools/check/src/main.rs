@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 
 fn run(step: &Step) -> Result<(), String> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let status = Command::new(cargo)
         .args(step.arguments)
         .envs(step.environment.iter().copied())
