@@ -6,12 +6,11 @@
 //! and nothing of it is left in the program; with it, the environment variable `WAL_PLANTED` names
 //! the one that is made. `cargo run -p tools --bin planted` tries them all.
 //!
-//! Not planted are four whose tests did not convict them, as other guards stand behind: an entry
+//! Not planted are three whose tests did not convict them, as other guards stand behind: an entry
 //! that takes effect before this node's log has it (checkpoints wait for the log), a leader that
 //! executes before it has applied what came before it (the fence, the lease), and a received
 //! database that is not compared with the announced hash (its pages are). That these guards
-//! suffice is argued, not shown. The fourth, a log purged beyond the record, is no harmless one:
-//! it still needs a test.
+//! suffice is argued, not shown.
 
 /// A mistake that can be planted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,6 +33,8 @@ pub enum Bug {
     RecordBeforePages,
     /// A checkpoint begins before the log's `committed` is durable.
     CommittedNotDurable,
+    /// The log is purged up to what is applied, and not to what the checkpoint record covers.
+    PurgedBeforeRecord,
     /// Other processes may run checkpoints.
     CheckpointerNotExcluded,
     /// Frames go to the WAL file as SQLite writes them, before their commit.
@@ -74,7 +75,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::AckBeforeSync,
         Self::AckBeforeWrite,
         Self::VoteNotSynced,
@@ -84,6 +85,7 @@ impl Bug {
         Self::FailureForgotten,
         Self::RecordBeforePages,
         Self::CommittedNotDurable,
+        Self::PurgedBeforeRecord,
         Self::CheckpointerNotExcluded,
         Self::CaptureAtWrite,
         Self::SaltIgnored,

@@ -25,6 +25,7 @@ use super::owner::{Job, Owner, Recorded};
 use super::parts::StagedParts;
 use super::rebuild;
 use super::repair::Repairs;
+use crate::planted::{self, Bug};
 use crate::raft::log::Log;
 use crate::raft::{
     Applied, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id_of,
@@ -245,9 +246,16 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> RecordBuilder {
-        RecordBuilder {
-            recorded: self.recorded.clone(),
+        let mut recorded = self.recorded.clone();
+        if planted::is(Bug::PurgedBeforeRecord) {
+            let state = self.frontier.state();
+            let applied = state.fence.settled().map(|applied| Recorded {
+                applied,
+                membership: state.settled_membership().clone(),
+            });
+            recorded = watch::channel(applied).1;
         }
+        RecordBuilder { recorded }
     }
 
     async fn install_snapshot(

@@ -18,6 +18,7 @@ use super::repair;
 use super::room;
 use super::running::Inner;
 use super::scrub;
+use crate::planted::{self, Bug};
 use crate::raft::{LeaderId, Payload};
 use crate::sqlite::{AutoVacuum, genesis_page};
 use crate::wal::{
@@ -133,6 +134,11 @@ async fn purge(inner: Arc<Inner>) {
             .borrow_and_update()
             .as_ref()
             .map(|recorded| recorded.applied.index);
+        let upto = if planted::is(Bug::PurgedBeforeRecord) {
+            Some(inner.frontier.reached().index())
+        } else {
+            upto
+        };
         if let Some(upto) = upto {
             let keep = inner.log.index_of_tail(inner.options.log_tail_bytes);
             let upto = upto.min(keep.saturating_sub(1)).min(needed(&inner));
@@ -150,7 +156,9 @@ async fn purge(inner: Arc<Inner>) {
                 }
             }
         }
-        if recorded.changed().await.is_err() {
+        if planted::is(Bug::PurgedBeforeRecord) {
+            tokio::time::sleep(SNAPSHOT_SETTLES).await;
+        } else if recorded.changed().await.is_err() {
             return;
         }
     }

@@ -140,3 +140,41 @@ fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
 
 /// Enough for every writer to have been through several groups.
 const ROWS_BETWEEN_KILLS: usize = 40;
+
+/// However short the log is to be kept: it is all that a start has of what came after the record.
+#[test]
+fn a_log_keeps_what_its_record_does_not_cover() {
+    const ROUNDS: i64 = 3;
+    const ROWS: i64 = 6;
+    let flags = [
+        "-raft-snap-wal-size=1073741824",
+        "-raft-snap=1000000",
+        "-log-segment=1048576",
+        "-log-tail=0",
+    ];
+    let mut cluster = ProcessCluster::start(1, &Formation::Join, &flags);
+    let address = cluster.address(0).to_owned();
+    let execute = |cluster: &ProcessCluster, sql: &str| {
+        let answer = cluster.client().execute_sql(&address, sql);
+        let _ = answer.expect_success();
+    };
+    execute(&cluster, "CREATE TABLE t(v)");
+    for round in 1..=ROUNDS {
+        let snapshot = cluster.client().post(&address, "/snapshot", "", b"");
+        assert_eq!(snapshot.unwrap().status, 200, "round {round}");
+        for _ in 0..ROWS {
+            // A segment of the log and more.
+            execute(&cluster, "INSERT INTO t VALUES(randomblob(1500000))");
+        }
+        // Whoever wants to purge the log has purged it.
+        std::thread::sleep(Duration::from_millis(500));
+        cluster.kill(0);
+        cluster.start_node(0);
+        cluster.wait_ready(0);
+        let rows = cluster
+            .client()
+            .query(&address, "strong", "SELECT count(*) FROM t");
+        assert_eq!(rows.unwrap()[0][0], serde_json::json!(round * ROWS));
+    }
+    cluster.assert_healthy_logs();
+}

@@ -224,6 +224,7 @@ fn convicting(bug: Bug) -> Vec<Test> {
         Bug::RecordBeforePages | Bug::CommittedNotDurable => {
             vec![fast("crash_points", "a_crash_at_any_call")]
         }
+        Bug::PurgedBeforeRecord => vec![fast("kill", "what_its_record_does_not_cover")],
         Bug::CheckpointerNotExcluded => vec![fast("inject", "neither_write_nor_checkpoint")],
         Bug::CaptureAtWrite => vec![fast("capture", "until_the_gate_has_released_it")],
         Bug::SaltIgnored => vec![fast("format", "frames_of_an_earlier_generation")],
