@@ -1,6 +1,7 @@
 //! What CI runs, on a laptop: `cargo check-all`.
 //!
-//! Format, lints, documents, tests, fuzzing; stops at the first step that fails, and says how long each took.
+//! Format, lints, documents, tests, fuzzing, planted mistakes; stops at the first step that fails, and
+//! says how long each took.
 //! `cargo check-all -- lint` runs one step.
 
 use std::env;
@@ -70,7 +71,7 @@ fn run(step: &Step) -> Result<(), String> {
 
 /// Cheap steps first. The fuzz targets run without libFuzzer, which needs a C++ compiler: their corpus
 /// and what is made of it at random.
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 6] = [
     Step {
         name: "format",
         arguments: &["fmt", "--all", "--", "--check"],
@@ -111,5 +112,14 @@ const STEPS: [Step; 5] = [
         name: "fuzz",
         arguments: &["test", "--locked", "--package", "fuzz"],
         environment: &[("FUZZ_SECONDS", "10")],
+    },
+    Step {
+        name: "planted",
+        arguments: &[
+            "run", "--locked", "--quiet",
+            // Without --package: with the features that the tests were built with.
+            "--bin", "planted", "--", "--fast",
+        ],
+        environment: &[],
     },
 ];

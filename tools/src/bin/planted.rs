@@ -231,7 +231,7 @@ fn convicting(bug: Bug) -> Vec<Test> {
         Bug::LockBytePageTaken => vec![fast("format", "one_of_the_lock_byte_page_are_refused")],
         Bug::NotShrunk => vec![fast("shrink", "shrinks_with_its_leader")],
         Bug::RolledBackCaptured => vec![fast("capture", ""), fast("differential", "")],
-        Bug::RefusedPublished => vec![fast("flight", "discarded_by_another_leaders_data")],
+        Bug::RefusedPublished => vec![slow("flight", "discarded_by_another_leaders_data")],
         Bug::DiscardedHashesLeft => vec![fast("capture", "after_a_discard")],
         Bug::FenceIgnored => vec![slow("fence", "")],
         Bug::ReadIndexOfOneself | Bug::ReadIndexNotAwaited => {
