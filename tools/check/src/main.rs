@@ -110,15 +110,14 @@ const STEPS: [Step; 6] = [
     },
     Step {
         name: "fuzz",
-        arguments: &["test", "--locked", "--package", "fuzz"],
+        // Without --package: with the features that the tests were built with.
+        arguments: &["test", "--locked", "--test", "replay"],
         environment: &[("FUZZ_SECONDS", "10")],
     },
     Step {
         name: "planted",
         arguments: &[
-            "run", "--locked", "--quiet",
-            // Without --package: with the features that the tests were built with.
-            "--bin", "planted", "--", "--fast",
+            "run", "--locked", "--quiet", "--bin", "planted", "--", "--fast",
         ],
         environment: &[],
     },

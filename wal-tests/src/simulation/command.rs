@@ -13,6 +13,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 use super::threads;
 use super::trial::{self, Plan};
 
@@ -181,8 +183,10 @@ fn many(asked: &Asked) -> bool {
     let next = Mutex::new(first);
     let sums: Mutex<Sums> = Mutex::default();
     std::thread::scope(|scope| {
-        for _ in 0..asked.jobs.max(1) {
-            scope.spawn(|| {
+        let (next, sums) = (&next, &sums);
+        for job in 0..asked.jobs.max(1) {
+            scope.spawn(move || {
+                stay(job);
                 loop {
                     let seed = {
                         let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
@@ -212,6 +216,23 @@ fn many(asked: &Asked) -> bool {
         println!("{name:>14} {sum:>12} in {runs} runs");
     }
     sums.bad == 0
+}
+
+/// Has what this thread starts run on one processor. Only one thread of a simulation runs at a time,
+/// and to wake the next one on another processor takes longer than most of them run.
+fn stay(job: usize) {
+    let Ok(allowed) = sched_getaffinity(None) else {
+        return;
+    };
+    let allowed = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+    let allowed: Vec<usize> = allowed.collect();
+    let Some(cpu) = allowed.get(job % allowed.len().max(1)) else {
+        return;
+    };
+    let mut only = CpuSet::new();
+    only.set(*cpu);
+    // Where that is refused, it is slower.
+    let _ = sched_setaffinity(None, &only);
 }
 
 #[derive(Default)]

@@ -10,5 +10,6 @@ mod damage;
 mod kept_log;
 mod kill;
 mod pages;
+mod rate;
 mod stage;
 mod transit;

@@ -157,7 +157,7 @@ fn what_was_received_before_a_cut_is_not_sent_again() {
 }
 
 /// Lets so many bytes of pages pass, and holds back what follows; says when it does.
-fn let_pages_pass(tap: &Tap, bytes: u64) -> Arc<AtomicBool> {
+pub(crate) fn let_pages_pass(tap: &Tap, bytes: u64) -> Arc<AtomicBool> {
     let is_held = Arc::new(AtomicBool::new(false));
     let (says, mut passed) = (Arc::clone(&is_held), 0);
     tap.set(move |frame| {
