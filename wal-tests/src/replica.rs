@@ -251,3 +251,26 @@ pub fn redo(dir: &Path, deltas: &[Delta]) -> Result<(StartLock, PageHashes), Err
     }
     redo.finish()
 }
+
+/// Runs SQL on a leader and returns the deltas.
+///
+/// # Panics
+///
+/// When SQLite refuses it.
+pub fn run(leader: &Replica, sql: &str) -> Vec<Delta> {
+    leader.sql().execute_batch(sql).expect("the leader runs it");
+    let released = leader.decisions.take().into_iter();
+    let decode = |bytes| Delta::decode(bytes).expect("the leader encoded it");
+    released.map(decode).collect()
+}
+
+/// Runs SQL on a leader, and injects what it changed into a follower.
+///
+/// # Panics
+///
+/// When SQLite or the follower refuses it.
+pub fn both(leader: &Replica, follower: &mut Replica, sql: &str) {
+    for delta in run(leader, sql) {
+        follower.inject(&delta).expect("the follower takes it");
+    }
+}

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use wal_tests::replica::{Replica, data_dir, reader, with_change};
+use wal_tests::replica::{Replica, both, data_dir, reader, run, with_change};
 use wal_tests::seed::Random;
 use wallaby::sqlite::{AutoVacuum, Change, Checkpoint, DatabaseOptions, Error};
 use wallaby::wal::{DatabaseHash, Delta, PageCount, PageSize, WalHeader, index};
@@ -21,22 +21,6 @@ fn create(dir: &Path, page_size: u32) -> Replica {
     std::fs::create_dir_all(dir).unwrap();
     let page_size = PageSize::new(page_size).unwrap();
     Replica::create(dir, page_size, AutoVacuum::None, DatabaseOptions::default())
-}
-
-/// Runs SQL on the leader and returns the deltas.
-fn run(leader: &Replica, sql: &str) -> Vec<Delta> {
-    leader.sql().execute_batch(sql).unwrap();
-    let released = leader.decisions.take();
-    released
-        .into_iter()
-        .map(|bytes| Delta::decode(bytes).unwrap())
-        .collect()
-}
-
-fn both(leader: &Replica, follower: &mut Replica, sql: &str) {
-    for delta in run(leader, sql) {
-        follower.inject(&delta).unwrap();
-    }
 }
 
 /// Runs the `sqlite3` command line program; `None` if it is not installed.

@@ -5,9 +5,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use wal_tests::replica::{Replica, data_dir};
+use wal_tests::replica::{Replica, both, data_dir};
 use wallaby::sqlite::{AutoVacuum, Checkpoint, DatabaseOptions};
-use wallaby::wal::{Delta, PageSize};
+use wallaby::wal::PageSize;
 
 const WAIT: Duration = Duration::from_millis(2);
 
@@ -15,13 +15,6 @@ fn create(dir: &Path) -> Replica {
     std::fs::create_dir_all(dir).unwrap();
     let page_size = PageSize::new(512).unwrap();
     Replica::create(dir, page_size, AutoVacuum::None, DatabaseOptions::default())
-}
-
-fn both(leader: &Replica, follower: &mut Replica, sql: &str) {
-    leader.sql().execute_batch(sql).unwrap();
-    for delta in leader.decisions.take() {
-        follower.inject(&Delta::decode(delta).unwrap()).unwrap();
-    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run -p tools --bin planted                 every bug, every test that should convict it
-//! cargo run -p tools --bin planted -- --fast       only what fails within seconds
+//! cargo run -p tools --bin planted -- --fast       only what fails within seconds, as CI does
 //! cargo run -p tools --bin planted -- FenceIgnored VoteNotSynced
 //! ```
 //!
