@@ -60,7 +60,8 @@ impl Inner {
 
     async fn remove(self: &Arc<Self>, name: &str, force: bool) -> Report {
         let _one = self.admission.changing.lock().await;
-        if !self.raft.is_leader() {
+        // One that was just elected changes nothing before it has heard from a quorum.
+        if self.leading().is_none() {
             return Report::NotLeader;
         }
         let config = membership(&self.raft);
