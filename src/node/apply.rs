@@ -218,6 +218,13 @@ impl StateMachine {
     }
 }
 
+impl Drop for StateMachine {
+    /// openraft is done with it some time after Raft has stopped.
+    fn drop(&mut self) {
+        self.frontier.be_final();
+    }
+}
+
 impl openraft::storage::RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
     type SnapshotBuilder = RecordBuilder;

@@ -36,6 +36,7 @@ pub(crate) struct Frontier {
     reached: watch::Sender<Reached>,
     /// Nanoseconds of Unix time at the last advance; 0 before the first.
     advanced_ns: AtomicU64,
+    is_final: watch::Sender<bool>,
 }
 
 /// The fence and the membership at the last applied entry.
@@ -89,6 +90,7 @@ impl Frontier {
             state: Mutex::new(State::new(fence, membership)),
             reached: watch::Sender::new(reached),
             advanced_ns: AtomicU64::new(0),
+            is_final: watch::Sender::new(false),
         }
     }
 
@@ -134,6 +136,18 @@ impl Frontier {
         let mut watch = self.watch();
         // The sender lives in `self`, so the wait cannot fail while we are called.
         let _ = watch.wait_for(|reached| reached.index() >= index).await;
+    }
+
+    /// No further entry will be applied by this process.
+    pub(crate) fn be_final(&self) {
+        self.is_final.send_replace(true);
+    }
+
+    /// Waits until no further entry will be applied.
+    pub(crate) async fn wait_final(&self) {
+        let mut watch = self.is_final.subscribe();
+        // As above.
+        let _ = watch.wait_for(|is_final| *is_final).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -520,13 +520,12 @@ impl Inner {
         if self.options.hands_over {
             self.hand_over_at_the_end().await;
         }
-        // What is being applied is finished too, before the database is closed under it.
-        let idle = self.raft.with_state_machine(|_| Box::pin(async {}));
-        drop(tokio::time::timeout(FLIGHT_PATIENCE, idle).await);
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop in order");
         }
         drop(self.flights.discard_any("this node is shutting down"));
+        // What is being applied is finished, before the database is closed under it.
+        drop(tokio::time::timeout(FLIGHT_PATIENCE, self.frontier.wait_final()).await);
         let (done, closed) = oneshot::channel();
         self.owner.submit(Job::Close { done });
         // An owner that is gone already has nothing to close.

@@ -475,14 +475,14 @@ impl ProcessCluster {
         }
     }
 
-    /// Checks that no node has panicked.
+    /// Checks that no node has panicked, and none lost its database under what it applied.
     #[track_caller]
     pub fn assert_healthy_logs(&self) {
         for node in 0..self.size() {
             let log = self.log_text(node);
             let bad = log
                 .lines()
-                .find(|line| line.contains("panicked") || line.contains("RUST_BACKTRACE"));
+                .find(|line| BAD_SIGNS.iter().any(|sign| line.contains(sign)));
             assert_eq!(bad, None, "in the log of {}", self.nodes[node].name);
         }
     }
@@ -553,6 +553,12 @@ fn number(value: &serde_json::Value) -> Option<u64> {
 
 /// How long anything may take before a test gives up: far longer than it should on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What no log of a node may say.
+const BAD_SIGNS: [&str; 3] = [
+    "panicked",
+    "RUST_BACKTRACE",
+    "applying the log failed: the owner thread has ended",
+];
 
 /// Lines of each log that are shown after a failure.
 const LOG_LINES: usize = 40;
