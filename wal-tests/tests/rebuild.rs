@@ -163,6 +163,34 @@ fn a_damaged_end_of_the_log_loses_nothing() {
     cluster.assert_healthy_logs();
 }
 
+/// A node that orders its own rebuilding ends soon after, and until then hears of its peers.
+#[test]
+fn an_order_to_be_rebuilt_stays_until_the_next_start() {
+    let mut cluster = filled(3);
+    let node = (cluster.wait_leader() + 1) % 3;
+    let old = raft_id(&cluster, node);
+    let lines = "wanted for a test\n";
+    let order = format!("{lines}{:08x}\n", crc32fast::hash(lines.as_bytes()));
+    let file = cluster.data_dir(node).join("rebuild");
+    // In one step, as the node itself does.
+    let new = cluster.data_dir(node).join("rebuild.new");
+    std::fs::write(&new, &order).unwrap();
+    std::fs::rename(&new, &file).unwrap();
+    write(&cluster, node, 5);
+    cluster.wait_converged();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), order);
+    cluster.kill(node);
+    cluster.start_node(node);
+    assert_rebuilt(&mut cluster, node, &old);
+    cluster.wait("the order to be removed", |_| {
+        let is_there = file.exists();
+        (!is_there)
+            .then_some(())
+            .ok_or_else(|| "it is there".to_owned())
+    });
+    cluster.assert_healthy_logs();
+}
+
 #[test]
 fn a_damaged_checkpoint_record_is_rebuilt_from_the_leader() {
     let mut random = Random::new(seed("rebuild-record"));

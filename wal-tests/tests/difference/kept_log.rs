@@ -7,9 +7,7 @@ use std::time::Duration;
 use wal_tests::tap::{Fate, SNAPSHOT, Tap, Way};
 
 use crate::stage::Stage;
-
-/// The frame with which a receiver says that the database is installed.
-const VERDICT: u8 = 3;
+use crate::transit::VERDICT;
 
 /// Lets the database arrive, and then nothing more pass: for its peers the node is silent, and still
 /// busy with it. Says when the verdict is held back.

@@ -14,6 +14,8 @@ use crate::stage::{PAGE_BYTES, Stage, flip};
 /// The first byte of a frame says what it is; see `node/snapshot_frame.rs`.
 const READY: u8 = 1;
 const HASHES: u8 = 2;
+/// Whether the database is installed.
+pub(crate) const VERDICT: u8 = 3;
 const MANIFEST: u8 = 4;
 const PAGES: u8 = 5;
 const END: u8 = 6;
@@ -116,6 +118,35 @@ fn a_bit_that_flips_in_transit_never_reaches_the_database() {
         })
         .sum();
     assert!(given_up >= 4, "{given_up} transfers were given up");
+}
+
+/// The sender does not learn that it is done, and sends the database again to one that has it.
+#[test]
+fn a_database_that_arrives_again_leaves_no_spool() {
+    let mut stage = Stage::build(1, &[]);
+    let (away, _) = stage.send_away();
+    stage.change_all();
+    stage.purge();
+    let tap = stage.tap(away);
+    let mut is_lost = false;
+    tap.set(move |frame| {
+        let is_verdict = frame.kind == SNAPSHOT
+            && frame.way == Way::Out
+            && frame.bytes.first() == Some(&VERDICT);
+        if is_verdict && !is_lost {
+            is_lost = true;
+            // No frame says that.
+            frame.bytes[0] = 0;
+        }
+        Fate::Pass
+    });
+    stage.cluster.start_node(away);
+    stage.cluster.wait("the second arrival", |cluster| {
+        let text = cluster.log_text(away);
+        let count = text.matches("the received database is installed").count();
+        (count > 1).then_some(()).ok_or_else(|| count.to_string())
+    });
+    stage.assert_caught_up();
 }
 
 #[test]
