@@ -33,8 +33,8 @@ pub enum Rule {
 pub struct Links {
     shared: Arc<Shared>,
     gates: Vec<SocketAddr>,
-    /// Keeps the forwarders running.
-    _runtime: tokio::runtime::Runtime,
+    /// Keeps the forwarders running; gone only when the value is.
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 struct Shared {
@@ -91,7 +91,7 @@ impl Links {
         Self {
             shared,
             gates,
-            _runtime: runtime,
+            runtime: Some(runtime),
         }
     }
 
@@ -149,6 +149,15 @@ impl Links {
     pub fn set_all(&self, rule: Rule) {
         for node in 0..self.gates.len() {
             self.set_around(node, rule);
+        }
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Without waiting: a test may be asynchronous itself.
+            runtime.shutdown_background();
         }
     }
 }

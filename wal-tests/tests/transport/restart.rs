@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use wal_tests::links::{Links, Rule};
 use wallaby::transport::{Endpoint, EndpointOptions, Priority, Security, TransportError};
 
 use crate::probe::{
-    ALICE, BOB, ECHO, ECHO_STREAM, HANG, PATIENCE, Probe, Witness, echo, key, options, pair,
-    serving, until,
+    ALICE, BOB, ECHO, ECHO_STREAM, HANG, PATIENCE, Probe, Witness, echo, key, options, serving,
+    until,
 };
 
 /// An endpoint in a runtime of its own, to be killed without a word like a process.
@@ -127,9 +128,15 @@ async fn a_peer_that_is_down_is_unreachable_after_the_connect_timeout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_shorter_than_the_handshake_does_not_keep_the_connection_from_being_made() {
-    let (_alice, _bob, _witness, peer) = pair(&key());
-    let hasty = peer.request(ECHO, Priority::Control, Bytes::new(), Duration::ZERO);
-    // On a busy machine the connection may be there before the deadline is looked at.
+    let security = key();
+    let (bob, _) = serving(&options(BOB, security.clone()));
+    let alice = Endpoint::bind(&options(ALICE, security)).unwrap();
+    // However busy the machine is, the handshake is not over before the deadline is.
+    let links = Links::open(&[alice.local_addr(), bob.local_addr()], 1);
+    links.set(0, 1, Rule::Hold);
+    let peer = alice.peer(&links.gate(1).to_string(), Some(BOB));
+    let body = Bytes::new();
+    let hasty = peer.request(ECHO, Priority::Control, body, Duration::from_millis(20));
     let error = hasty.await.unwrap_err();
     assert!(
         matches!(
@@ -138,6 +145,8 @@ async fn a_deadline_shorter_than_the_handshake_does_not_keep_the_connection_from
         ),
         "{error}"
     );
+    assert_eq!(peer.remote(), None);
+    links.set(0, 1, Rule::Open);
     until(|| peer.remote().is_some()).await;
 }
 
