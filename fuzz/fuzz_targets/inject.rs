@@ -1,3 +1,5 @@
 //! libFuzzer over [`fuzz::inject`].
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| _ = fuzz::inject(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    _ = fuzz::inject(data);
+});

@@ -1,3 +1,5 @@
 //! libFuzzer over [`fuzz::load`].
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| _ = fuzz::load(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    _ = fuzz::load(data);
+});

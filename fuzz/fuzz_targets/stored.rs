@@ -1,3 +1,5 @@
 //! libFuzzer over [`fuzz::stored`].
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| _ = fuzz::stored(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    _ = fuzz::stored(data);
+});

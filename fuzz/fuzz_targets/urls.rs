@@ -1,3 +1,5 @@
 //! libFuzzer over [`fuzz::urls`].
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| _ = fuzz::urls(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    _ = fuzz::urls(data);
+});

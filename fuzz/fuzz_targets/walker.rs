@@ -1,3 +1,5 @@
 //! libFuzzer over [`fuzz::walker`].
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| _ = fuzz::walker(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    _ = fuzz::walker(data);
+});

@@ -5,9 +5,10 @@
 //! `cargo check-all -- lint` runs one step.
 
 use std::env;
-use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::Instant;
+
+use check::programs;
 
 /// A cargo command and what it stands for.
 struct Step {
@@ -52,12 +53,8 @@ fn main() -> ExitCode {
 }
 
 fn run(step: &Step) -> Result<(), String> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let status = Command::new(cargo)
-        .args(step.arguments)
+    let status = programs::cargo(step.arguments)
         .envs(step.environment.iter().copied())
-        .current_dir(root)
         // A test that asks for input should fail here as it would in CI, and not wait.
         .stdin(Stdio::null())
         .status()
@@ -84,11 +81,14 @@ const STEPS: [Step; 6] = [
             "--locked",
             "--workspace",
             "--all-targets",
+            "--features",
+            "fuzz/libfuzzer",
             "--",
             "-D",
             "warnings",
         ],
-        environment: &[],
+        // Nothing is linked here, so the programs for libFuzzer are checked without it.
+        environment: &[("CUSTOM_LIBFUZZER_PATH", "/nowhere/libfuzzer.a")],
     },
     Step {
         name: "documents",

@@ -14,6 +14,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use check::programs;
+
 /// As `cargo fuzz` sets them, without the sanitizers, which only a nightly compiler has.
 const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -124,8 +126,7 @@ fn carry_out(root: &Path, task: &Task) -> Result<bool, String> {
 fn build(root: &Path, targets: &[String]) -> Result<Vec<(String, PathBuf)>, String> {
     let triple = host()?;
     let directory = root.join("target/fuzz");
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args([
+    let mut command = programs::cargo(&[
         "build",
         "--locked",
         "--profile",
@@ -139,8 +140,8 @@ fn build(root: &Path, targets: &[String]) -> Result<Vec<(String, PathBuf)>, Stri
     for target in targets {
         command.args(["--bin", target]);
     }
-    command.env("RUSTFLAGS", FLAGS).current_dir(root);
     let status = command
+        .env("RUSTFLAGS", FLAGS)
         .status()
         .map_err(|error| format!("cargo: {error}"))?;
     if !status.success() {
