@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use check::programs;
 pub use rustix::process::Signal;
 
 /// A node's process and its log.
@@ -165,24 +166,10 @@ pub fn binary() -> &'static Path {
             dir
         };
         let release = profile.file_name().is_some_and(|name| name == "release");
-        let mut build = Command::new(env!("CARGO"));
-        build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         // Of all that is built by default, because a package by itself is built with fewer features
         // of what they share, and all of that would be compiled once more.
-        build.args(["build", "--quiet", "--bin", "wallaby"]);
+        let mut build = programs::cargo(&["build", "--quiet", "--bin", "wallaby"]);
         build.args(release.then_some("--release"));
-        // What cargo tells a test about its package would be taken for news by build scripts
-        // (ring's watches these), and half of the dependencies would be compiled again, each
-        // time.
-        for (name, _) in std::env::vars_os() {
-            let told = name.to_string_lossy();
-            if ["CARGO_MANIFEST_", "CARGO_PKG_"]
-                .iter()
-                .any(|told_by| told.starts_with(told_by))
-            {
-                build.env_remove(&name);
-            }
-        }
         // Asked even if the file is there: it may be older than the sources.
         let status = build.status().expect("cargo can be run");
         assert!(status.success(), "cargo build failed");

@@ -29,13 +29,31 @@ impl Program {
     }
 }
 
-/// Builds the test programs of the default members, or those that these arguments name.
+/// A command that runs when nothing else wants the processor.
+#[must_use]
+pub fn behind(command: &Command) -> Command {
+    let mut nice = Command::new("nice");
+    nice.args(["-n", "19"]).arg(command.get_program());
+    nice.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => nice.env(name, value),
+            None => nice.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        nice.current_dir(directory);
+    }
+    nice
+}
+
+/// Builds what these arguments name, and returns the test programs among it.
 ///
 /// # Errors
 ///
 /// What cargo said is on stderr.
 pub fn build(arguments: &[&str]) -> Result<Vec<Program>, String> {
-    let output = cargo(&["test", "--locked", "--no-run"])
+    let output = cargo(&["build", "--locked"])
         .args(arguments)
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
@@ -70,11 +88,20 @@ fn program(message: &Value) -> Result<Option<Program>, String> {
 }
 
 /// A command of the cargo that this one was started by, in the root of the workspace.
+///
+/// What cargo tells a program about its package would be taken for news by build scripts (ring's
+/// watches these variables), and half of the dependencies would be compiled again each time.
 #[must_use]
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .args(arguments)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    for (name, _) in env::vars_os() {
+        let told = name.to_string_lossy();
+        if told.starts_with("CARGO_MANIFEST_") || told.starts_with("CARGO_PKG_") {
+            command.env_remove(&name);
+        }
+    }
     command
 }

@@ -13,6 +13,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,8 +73,11 @@ fn try_all(only_fast: bool, names: &[&str]) -> Result<bool, String> {
     tests.sort_by_key(|test| (test.program, test.name));
     tests.dedup_by_key(|test| (test.program, test.name));
     let court = Court::build(&tests)?;
-    for test in &tests {
-        if !court.passes(test, None)?.passed {
+    for (test, trial) in tests
+        .iter()
+        .zip(both(&tests, |test| court.passes(test, None)))
+    {
+        if !trial?.passed {
             return Err(format!(
                 "{} {:?} fails without any bug",
                 test.program, test.name
@@ -81,20 +86,12 @@ fn try_all(only_fast: bool, names: &[&str]) -> Result<bool, String> {
     }
     println!("{} tests pass without a bug", tests.len());
     println!("| bug | convicted by | seconds |\n|---|---|---|");
+    let verdicts = both(&chosen, |(bug, tests)| {
+        court.convicts(*bug, tests, only_fast)
+    });
     let mut acquitted = Vec::new();
-    for (bug, tests) in &chosen {
-        let mut convicted = false;
-        for test in tests.iter().filter(|test| test.fast || !only_fast) {
-            let trial = court.passes(test, Some(*bug))?;
-            if !trial.passed {
-                let (name, seconds) = (bug.name(), trial.seconds);
-                println!("| {name} | {} {} | {seconds:.1} |", test.program, test.name);
-                convicted = true;
-                break;
-            }
-        }
-        if !convicted {
-            println!("| {} | nothing | |", bug.name());
+    for ((bug, _), verdict) in chosen.iter().zip(verdicts) {
+        if !verdict? {
             acquitted.push(bug.name());
         }
     }
@@ -137,13 +134,8 @@ impl Court {
     fn build(tests: &[&Test]) -> Result<Self, String> {
         // Of the whole workspace, so that the libraries are those that the tests were built with.
         let feature = ["--workspace", "--features", "wallaby/planted-bugs"];
-        let built = programs::cargo(&["build", "--locked", "--quiet", "--bin", "wallaby"])
-            .args(feature)
-            .status();
-        if !built.is_ok_and(|status| status.success()) {
-            return Err("the server does not build".to_owned());
-        }
         let mut arguments = feature.to_vec();
+        arguments.extend(["--bin", "wallaby"]);
         for test in tests {
             arguments.extend(["--test", test.program]);
         }
@@ -153,6 +145,21 @@ impl Court {
         std::fs::copy(target.join("wallaby"), &server)
             .map_err(|error| format!("the server cannot be copied: {error}"))?;
         Ok(Self { programs, server })
+    }
+
+    /// Whether one of these tests convicts this bug; says which.
+    fn convicts(&self, bug: Bug, tests: &[Test], only_fast: bool) -> Result<bool, String> {
+        let name = bug.name();
+        for test in tests.iter().filter(|test| test.fast || !only_fast) {
+            let trial = self.passes(test, Some(bug))?;
+            if !trial.passed {
+                let seconds = trial.seconds;
+                println!("| {name} | {} {} | {seconds:.1} |", test.program, test.name);
+                return Ok(true);
+            }
+        }
+        println!("| {name} | nothing | |");
+        Ok(false)
     }
 
     /// Runs the tests of this name, with a bug or without.
@@ -186,6 +193,28 @@ impl Court {
             seconds: begun.elapsed().as_secs_f64(),
         })
     }
+}
+
+/// Does something with each, two at a time: most tests wait. The results are in the order of the items.
+fn both<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<(usize, R)>> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(place) else { return };
+                    let result = work(item);
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    results.push((place, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(place, _)| *place);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Whether a test program ends without a failure. One that hangs has failed as well.

@@ -6,8 +6,10 @@
 //! has ended, so that lines of two programs never mix.
 //!
 //! `cargo test-all -- reads members` runs the programs of these names. There are half as many
-//! programs at once as the machine has processors, for each runs several tests at once and starts
-//! whole clusters, or `WAL_TEST_PROGRAMS`.
+//! programs at once as the machine has processors, but two at least, for each runs several tests at
+//! once and starts whole clusters; or `WAL_TEST_PROGRAMS`. Beside them run, one at a time and only
+//! as far as those leave the processor idle, the programs for which no clock matters: they are all
+//! computation.
 
 use std::collections::VecDeque;
 use std::env;
@@ -28,7 +30,8 @@ struct Ended {
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = env::args().skip(1).collect();
-    let programs = match programs::build(&[]) {
+    // Together with the server, which the first tests would otherwise wait for.
+    let programs = match programs::build(&["--tests", "--bin", "wallaby"]) {
         Ok(programs) => programs,
         Err(reason) => {
             eprintln!("tests: {reason}");
@@ -47,27 +50,40 @@ fn main() -> ExitCode {
         .filter(|program| wanted.is_empty() || wanted.contains(&program.name))
         .collect();
     let begun = Instant::now();
-    let mut ended = run_all(chosen);
-    if wanted.is_empty() {
-        ended.push(documentation());
-    }
+    let ended = run_all(chosen, wanted.is_empty());
     report(&ended, begun.elapsed().as_secs_f64())
 }
 
-fn run_all(programs: VecDeque<Program>) -> Vec<Ended> {
-    let (programs, ended) = (Mutex::new(programs), Mutex::new(Vec::new()));
+/// Runs these programs, and the examples in the documentation if they are wanted.
+fn run_all(programs: Vec<Program>, with_documentation: bool) -> Vec<Ended> {
+    let place = |program: &Program| TIMELESS.iter().position(|name| *name == program.name);
+    let (mut timeless, others): (Vec<Program>, Vec<Program>) = programs
+        .into_iter()
+        .partition(|program| place(program).is_some());
+    timeless.sort_by_key(place);
+    let (others, ended) = (Mutex::new(VecDeque::from(others)), Mutex::new(Vec::new()));
+    let note = |end: Ended| locked(&ended).push(end);
     thread::scope(|scope| {
         for _ in 0..programs_at_once() {
             scope.spawn(|| {
                 loop {
                     // A statement of its own: the lock is not held while the program runs.
-                    let next = locked(&programs).pop_front();
+                    let next = locked(&others).pop_front();
                     let Some(program) = next else { return };
-                    let end = run(&program);
-                    locked(&ended).push(end);
+                    note(finish(&program.name, &mut program.command()));
                 }
             });
         }
+        scope.spawn(|| {
+            for program in timeless {
+                let mut command = programs::behind(&program.command());
+                note(finish(&program.name, &mut command));
+            }
+            if with_documentation {
+                let command = programs::cargo(&["test", "--locked", "--doc"]);
+                note(finish("documentation", &mut programs::behind(&command)));
+            }
+        });
     });
     ended.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
@@ -76,19 +92,7 @@ fn programs_at_once() -> usize {
     let asked = env::var("WAL_TEST_PROGRAMS").ok();
     let asked = asked.and_then(|number| number.parse().ok());
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    asked.unwrap_or(processors / 2).max(1)
-}
-
-fn run(program: &Program) -> Ended {
-    finish(&program.name, &mut program.command())
-}
-
-/// The examples in the documentation.
-fn documentation() -> Ended {
-    finish(
-        "documentation",
-        &mut programs::cargo(&["test", "--locked", "--doc"]),
-    )
+    asked.unwrap_or((processors / 2).max(2)).max(1)
 }
 
 fn finish(name: &str, command: &mut Command) -> Ended {
@@ -149,6 +153,18 @@ fn report(ended: &[Ended], seconds: f64) -> ExitCode {
     );
     ExitCode::FAILURE
 }
+
+/// Programs that pass or fail however slowly they run, the longest first: clusters on simulated time,
+/// recovery of disk images, and what starts no node at all.
+const TIMELESS: [&str; 7] = [
+    "simulation",
+    "inspect",
+    "crash_points",
+    "differential",
+    "log_crash",
+    "log_suite",
+    "log_model",
+];
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
