@@ -264,8 +264,9 @@ fn a_flipped_bit_anywhere_in_a_closed_log_is_refused_or_harmless() {
             }
         }
     }
+    // Some scripts purge all segments but one.
     assert!(
-        refused > 100 && harmless > 10,
+        refused > 30 && harmless > 10,
         "{refused} refused, {harmless} harmless"
     );
 }
