@@ -180,7 +180,8 @@ impl Court {
                 .output();
             let listed = output.map_err(|error| error.to_string())?.stdout;
             ran += String::from_utf8_lossy(&listed).matches(": test").count();
-            ends_well(command).map(|well| passed && well)
+            let patience = if test.fast { PATIENCE_FAST } else { PATIENCE };
+            ends_well(command, patience).map(|well| passed && well)
         })?;
         if ran == 0 {
             return Err(format!(
@@ -218,7 +219,7 @@ fn both<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> 
 }
 
 /// Whether a test program ends without a failure. One that hangs has failed as well.
-fn ends_well(mut command: Command) -> Result<bool, String> {
+fn ends_well(mut command: Command, patience: Duration) -> Result<bool, String> {
     let command = command.stdin(Stdio::null());
     let command = command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
@@ -227,7 +228,7 @@ fn ends_well(mut command: Command) -> Result<bool, String> {
         if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
             return Ok(status.success());
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > patience {
             end(&mut child);
             return Ok(false);
         }
@@ -285,5 +286,7 @@ fn convicting(bug: Bug) -> Vec<Test> {
 }
 
 /// A test that has not ended by then hangs.
+/// Ten times what the slowest of the fast tests takes on a busy machine: some bugs show as a hang.
+const PATIENCE_FAST: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(20);
