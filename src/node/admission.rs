@@ -258,9 +258,14 @@ impl Admission {
     /// finishes it: a joint configuration, or a member that has lost its vote to be removed.
     pub(crate) async fn finish_changes(self: Arc<Self>) {
         let Some(raft) = self.raft.get() else { return };
-        let mut metrics = raft.metrics();
+        let mut metrics = raft.server_metrics();
         loop {
-            if raft.is_leader() && rest_of_change(&membership(raft)).is_some() {
+            let is_left = {
+                let metrics = metrics.borrow_and_update();
+                let config = metrics.membership_config.membership();
+                metrics.state.is_leader() && rest_of_change(config).is_some()
+            };
+            if is_left {
                 let _one = self.changing.lock().await;
                 if let Some(rest) = rest_of_change(&membership(raft)) {
                     match change(raft, rest, false).await {
@@ -269,6 +274,7 @@ impl Admission {
                             let what = "a membership change that was left is not finished";
                             tracing::warn!(why, "{what}");
                             tokio::time::sleep(RETRY).await;
+                            continue;
                         }
                     }
                 }

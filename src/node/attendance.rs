@@ -110,7 +110,7 @@ impl Attempts {
 
 impl Inner {
     fn place(&self) -> Place {
-        let metrics = self.raft.metrics();
+        let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let config = metrics.membership_config.membership();
         match config.get_node(&metrics.id) {
@@ -265,7 +265,7 @@ impl Inner {
 
     /// Waits until this node's place changes, but not longer than this.
     async fn pause(&self, place: Place, at_most: Duration) {
-        let mut metrics = self.raft.metrics();
+        let mut metrics = self.raft.server_metrics();
         let changed = async {
             while self.place() == place {
                 // Raft has stopped: there is nothing to wait for.

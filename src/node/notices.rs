@@ -14,14 +14,14 @@ use super::tally::NodeCounter;
 
 /// Reports each change of the leader, as this node sees it, and tells those who wait for one.
 pub(crate) async fn leaders(inner: Arc<Inner>) {
-    let mut metrics = inner.raft.metrics();
+    // Not of every entry, as from all of the metrics.
+    let mut metrics = inner.raft.server_metrics();
     let mut known = None;
     loop {
         let (leader, term, vote) = {
             let metrics = metrics.borrow_and_update();
             let vote = metrics.vote.leader_id;
-            let vote = (vote.term, vote.node_id);
-            (metrics.current_leader, metrics.current_term, vote)
+            (metrics.current_leader, vote.term, (vote.term, vote.node_id))
         };
         let led = Led { leader, vote };
         inner.led.send_if_modified(|known| {
@@ -29,8 +29,10 @@ pub(crate) async fn leaders(inner: Arc<Inner>) {
             *known = led;
             is_new
         });
+        // A leader may be known a moment before the vote for it, and with it its term, is durable.
+        let is_durable = leader.is_none_or(|leader| leader == vote.1);
         let seen = leader.map(|leader| (leader, term));
-        if seen != known {
+        if is_durable && seen != known {
             inner.tally.count(NodeCounter::LeaderChanges);
             match leader {
                 Some(leader) if leader == inner.membership.raft_id() => {

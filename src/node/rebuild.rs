@@ -31,7 +31,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use openraft::async_runtime::WatchReceiver as _;
 
-use super::admission::{is_settled, membership};
+use super::admission::is_settled;
 use super::error::Error;
 use super::identity::{Identity, random_u64, write_durably};
 use super::lineage::RESTART;
@@ -263,11 +263,12 @@ fn known_peers(dir: &Path, me: u64) -> Vec<String> {
 
 /// Keeps `members` as the cluster has them, for as long as the node lives.
 pub(crate) async fn remember(inner: Arc<Inner>) {
-    let mut metrics = inner.raft.metrics();
+    // Not of every entry, as from all of the metrics.
+    let mut metrics = inner.raft.server_metrics();
     let mut known = None;
     loop {
-        drop(metrics.borrow_and_update());
-        let config = membership(&inner.raft);
+        let config = metrics.borrow_and_update().membership_config.clone();
+        let config = config.membership().clone();
         if is_settled(&config, inner.membership.raft_id()) {
             finish(&inner.options.data_dir);
         }
