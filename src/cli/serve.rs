@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use wallaby::http::{HttpOptions, Report};
-use wallaby::node::Node;
+use wallaby::node::{Node, STACK_BYTES};
 use wallaby::ops::{Discovery, DiscoveryError, PeersFileError, Reporter, Upkeep, peers_file};
 
 use crate::cli::config::ServeConfig;
@@ -103,6 +103,7 @@ pub(crate) fn run(mut config: ServeConfig) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("wallaby-http")
+        .thread_stack_size(STACK_BYTES)
         .build()
         .map_err(|source| ServeError::System {
             what: "asynchronous runtime",

@@ -142,8 +142,8 @@ pub mod files {
 }
 
 pub use crate::sqlite::{
-    Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, Shape, Statement,
-    Syntax, Value,
+    Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, STACK_BYTES, Shape,
+    Statement, Syntax, Value,
 };
 pub use crate::transport::{CertificateOptions, ClusterKey, NamedClient, Watched, pem};
 

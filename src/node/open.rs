@@ -54,7 +54,7 @@ use super::write::{WriteQueue, run_groups};
 use crate::raft::log::Log;
 use crate::raft::{Member, Role};
 use crate::sqlite::{
-    DatabaseOptions, Limits, ReadersOptions, StartLock, WriterOptions, assert_version,
+    DatabaseOptions, Limits, ReadersOptions, STACK_BYTES, StartLock, WriterOptions, assert_version,
     keep_temporary_files_in, limit_heap,
 };
 use crate::transport::Endpoint;
@@ -105,6 +105,7 @@ impl Node {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(RAFT_THREADS)
             .thread_name("raft")
+            .thread_stack_size(STACK_BYTES)
             .enable_all()
             .build()
             .map_err(Error::io("start the Raft runtime"))?;

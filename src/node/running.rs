@@ -390,12 +390,19 @@ impl Inner {
         for _ in 0..MENDINGS_MAX {
             let interest = Interest::default();
             let _waiting = interest.waiting();
-            let (answer, reply) = tokio::sync::oneshot::channel();
-            let done = Box::new(move |reply| drop(answer.send(reply)));
-            self.readers()?
-                .submit_watched(request, interest, done)
-                .map_err(|full| Refusal::Overloaded(full.to_string()))?;
-            match by(deadline, reply).await? {
+            let readers = self.readers()?;
+            let read = match readers.try_at_once(request, &interest) {
+                Ok(read) => read,
+                Err(request) => {
+                    let (answer, reply) = tokio::sync::oneshot::channel();
+                    let done = Box::new(move |reply| drop(answer.send(reply)));
+                    readers
+                        .submit_watched(request, interest, done)
+                        .map_err(|full| Refusal::Overloaded(full.to_string()))?;
+                    by(deadline, reply).await?
+                }
+            };
+            match read {
                 Ok(reply) => return Ok(reply),
                 Err(unread) => {
                     self.mended(unread.damage, deadline).await?;

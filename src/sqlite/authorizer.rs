@@ -89,6 +89,9 @@ pub(crate) struct Guard {
     /// After this time a statement lowers the priority of its thread.
     give_way_after: Mutex<Option<Duration>>,
     has_given_way: AtomicBool,
+    /// From then on statements are given up.
+    give_up_at: Mutex<Option<Instant>>,
+    has_given_up: AtomicBool,
 }
 
 impl Guard {
@@ -106,6 +109,8 @@ impl Guard {
             interest: Mutex::new(None),
             give_way_after: Mutex::new(None),
             has_given_way: AtomicBool::new(false),
+            give_up_at: Mutex::new(None),
+            has_given_up: AtomicBool::new(false),
         })
     }
 
@@ -179,11 +184,24 @@ impl Guard {
         let clock = *lock(&self.clock);
         let now = Instant::now();
         self.give_way_if_slow(clock.started, now);
+        if lock(&self.give_up_at).is_some_and(|at| now >= at) {
+            self.has_given_up.store(true, Ordering::Relaxed);
+        }
         let expired = clock.deadline.is_some_and(|deadline| now >= deadline);
         if expired {
             self.expired.store(true, Ordering::Relaxed);
         }
-        expired || self.cancelled.load(Ordering::Relaxed) || self.is_abandoned()
+        expired
+            || self.has_given_up.load(Ordering::Relaxed)
+            || self.cancelled.load(Ordering::Relaxed)
+            || self.is_abandoned()
+    }
+
+    /// Has statements given up that run at this time or later; says whether one was, of those
+    /// before this call.
+    pub(crate) fn give_up_at(&self, time: Option<Instant>) -> bool {
+        *lock(&self.give_up_at) = time;
+        self.has_given_up.swap(false, Ordering::Relaxed)
     }
 
     /// Has a statement that runs for longer than this lower the priority of its thread.

@@ -73,6 +73,11 @@ pub(crate) struct Prepared {
     statement: NonNull<ffi::sqlite3_stmt>,
 }
 
+// SAFETY: SQLite lets any thread use a statement as long as no other one uses it or its
+// connection meanwhile (multi-thread mode). An executor keeps its statements beside their
+// connection (`Reader`, the owner's `Open`), and whoever has the one has the other.
+unsafe impl Send for Prepared {}
+
 impl Prepared {
     /// Compiles the first statement of `sql` after `offset` bytes. Returns it, or `None` if there
     /// is only white space and comments, and the offset at which the next one begins.

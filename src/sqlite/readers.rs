@@ -18,20 +18,17 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
-
-use super::authorizer::Guard;
 use super::extensions::Extensions;
 use super::interest::Interest;
 use super::limits::Limits;
-use super::statement::Executor;
+use super::prompt::Prompt;
+use super::reader::Reader;
 use super::tokens::{self, Keyword};
-use super::values::{Reply, Request, Shape};
-use super::vfs;
+use super::values::{Reply, Request};
 use super::witness::{Damage, Witness};
-use super::writer::{SetupError, refused_as_a_whole, scope_of, set_up};
+use super::writer::SetupError;
 
 /// How the readers are set up.
 #[derive(Clone, Debug)]
@@ -75,6 +72,8 @@ struct Shared {
     crowded: Condvar,
     /// Ends running statements once the pool is closing.
     cancelled: Arc<AtomicBool>,
+    /// What needs no thread of its own.
+    prompt: Prompt,
 }
 
 #[derive(Default)]
@@ -138,6 +137,7 @@ impl Readers {
             arrived: Condvar::new(),
             crowded: Condvar::new(),
             cancelled: Arc::default(),
+            prompt: Prompt::default(),
         });
         let readers = Self {
             shared,
@@ -250,6 +250,23 @@ impl Readers {
         })
     }
 
+    /// Runs a query on the calling thread, if the same texts have taken next to no time before: to
+    /// wake another thread, and be woken by it, takes longer than most queries. What turns out to
+    /// take long after all is given up here, and to be submitted.
+    ///
+    /// # Errors
+    /// The request: it has to be submitted.
+    pub fn try_at_once(
+        &self,
+        request: Request,
+        interest: &Interest,
+    ) -> Result<Result<Reply, Unread>, Request> {
+        let shared = &self.shared;
+        shared
+            .prompt
+            .run(request, interest, || shared.open_reader())
+    }
+
     /// Calls `done` with the request and whether all of its statements only read
     /// (`sqlite3_stmt_readonly`), so that it can be served like a query. At once if the first word
     /// of a statement tells, else on one of the threads.
@@ -309,6 +326,7 @@ impl Readers {
         self.shared.arrived.notify_all();
         self.shared.crowded.notify_all();
         drop(waiting);
+        self.shared.prompt.close();
         // The overseer may be adding one right now: then it is found in the next round.
         loop {
             let threads = std::mem::take(&mut *lock(&self.threads));
@@ -330,13 +348,6 @@ impl fmt::Debug for Readers {
             .field("options", &self.shared.options)
             .finish()
     }
-}
-
-/// One connection with what runs on it. The order matters: prepared statements go first.
-struct Reader {
-    executor: Executor,
-    connection: Connection,
-    result_bytes_max: usize,
 }
 
 impl Job {
@@ -364,12 +375,9 @@ fn serve(shared: &Shared) -> End {
             continue;
         }
         // A transaction left open would show an old state to all later queries.
-        if reader
-            .as_ref()
-            .is_none_or(|reader| !reader.connection.is_autocommit())
-        {
+        if reader.as_ref().is_none_or(|reader| !reader.is_at_rest()) {
             reader = None;
-            match Reader::open(shared) {
+            match shared.open_reader() {
                 Ok(opened) => reader = Some(opened),
                 Err(error) => {
                     refuse(job, &error, shared.witness.as_deref());
@@ -384,28 +392,23 @@ fn serve(shared: &Shared) -> End {
                 interest,
                 done,
             } => {
-                reader.executor.watch(Some(&interest));
-                let _ = vfs::take_damage(&reader.connection);
-                let reply = reader.run(&request);
-                reader.executor.watch(None);
-                // Whatever came of it, it may come from a page that could not be read.
-                done(match vfs::take_damage(&reader.connection) {
-                    Some(damage) => Err(Unread { damage, request }),
-                    None => Ok(reply),
-                });
+                let begun = Instant::now();
+                let read = reader.read(request, &interest);
+                if let Ok((request, _)) = &read {
+                    shared.prompt.note(request, begun.elapsed());
+                }
+                done(read.map(|(_, reply)| reply));
             }
             Job::Classify {
                 request,
                 interest,
                 done,
             } => {
-                reader.executor.watch(Some(&interest));
-                let is_read_only = is_read_only(&reader.executor, &reader.connection, &request);
-                reader.executor.watch(None);
+                let is_read_only = reader.is_read_only(&request, &interest);
                 done(request, is_read_only);
             }
         }
-        if reader.executor.has_given_way() {
+        if reader.has_given_way() {
             return End::GaveWay;
         }
     }
@@ -455,88 +458,9 @@ fn refuse(job: Job, error: &SetupError, witness: Option<&Witness>) {
     }
 }
 
-fn is_read_only(executor: &Executor, connection: &Connection, request: &Request) -> bool {
-    request
-        .statements
-        .iter()
-        .all(|statement| executor.is_read_only(connection, statement))
-}
-
-impl Reader {
-    fn open(shared: &Shared) -> Result<Self, SetupError> {
-        let options = &shared.options;
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = match &shared.witness {
-            Some(witness) => {
-                let opened = Connection::open_with_flags_and_vfs(&options.path, flags, vfs::NAME)?;
-                vfs::trust_only(&opened, witness)
-                    .map_err(|error| SetupError::Sqlite(error.to_string()))?;
-                opened
-            }
-            None => Connection::open_with_flags(&options.path, flags)?,
-        };
-        set_up(&connection, options.foreign_keys, &options.limits)?;
-        options.extensions.load(&connection)?;
-        // What a query sorts or materialises stays in memory, where it is bounded: files would lie
-        // outside of the data directory, and could fill a disk.
-        connection.execute_batch(
-            "PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0; PRAGMA temp_store=MEMORY;",
-        )?;
-        let guard = Guard::new(options.foreign_keys, Arc::clone(&shared.cancelled));
-        guard.give_way_after(GIVE_WAY);
-        Ok(Self {
-            executor: Executor::new(&connection, guard, options.foreign_keys)?,
-            connection,
-            result_bytes_max: options.limits.result_bytes_max,
-        })
-    }
-
-    /// Runs the statements of a request: with `transaction` on one state of the database and up to
-    /// the first failure, else each by itself.
-    fn run(&mut self, request: &Request) -> Reply {
-        if let Some(reply) = refused_as_a_whole(&self.executor, request) {
-            return reply;
-        }
-        let begun = self.executor.forget_request(&self.connection);
-        let begun = begun.and_then(|()| match request.transaction {
-            true => self.executor.control.begin_deferred(),
-            false => Ok(()),
-        });
-        if let Err(failure) = begun {
-            return Reply {
-                outcomes: Vec::new(),
-                error: Some(failure.message),
-            };
-        }
-        let mut scope = scope_of(request);
-        scope.shape = Shape::Query;
-        let mut reply = Reply::default();
-        let mut bytes_left = self.result_bytes_max;
-        for statement in request
-            .statements
-            .iter()
-            .filter(|statement| !statement.sql.is_empty())
-        {
-            let (outcome, failure) =
-                self.executor
-                    .run(&self.connection, statement, scope, &mut bytes_left);
-            reply.outcomes.push(outcome);
-            if (request.transaction && failure.is_some()) || self.executor.is_abandoned() {
-                break;
-            }
-        }
-        let outcomes = if request.transaction {
-            &mut []
-        } else {
-            reply.outcomes.as_mut_slice()
-        };
-        // Should it fail, the next line or the next connection makes up for it.
-        let _ = self.executor.end_request(&self.connection, outcomes);
-        if !self.connection.is_autocommit() {
-            // Should it fail, the connection is opened anew: see `serve`.
-            let _ = self.executor.control.rollback();
-        }
-        reply
+impl Shared {
+    fn open_reader(&self) -> Result<Reader, SetupError> {
+        Reader::open(&self.options, self.witness.as_ref(), &self.cancelled)
     }
 }
 
@@ -550,10 +474,8 @@ const THREADS_KEPT: usize = 4;
 const STANDSTILL: Duration = Duration::from_millis(20);
 /// A thread beyond those that are kept ends after so long without a job.
 const SPARE_TIME: Duration = Duration::from_secs(5);
-/// A query that has run for so long gives way to others.
-const GIVE_WAY: Duration = Duration::from_secs(1);
-/// SQLite compiles nested statements recursively.
-const STACK_BYTES: usize = 8 << 20;
+/// Of a thread on which queries run: SQLite compiles nested statements recursively.
+pub const STACK_BYTES: usize = 8 << 20;
 
 /// No code that can panic runs under these locks; a poisoned one still holds a good value.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

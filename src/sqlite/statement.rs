@@ -105,6 +105,11 @@ impl Executor {
         self.guard.watch(interest);
     }
 
+    /// See [`Guard::give_up_at`].
+    pub(crate) fn give_up_at(&self, time: Option<Instant>) -> bool {
+        self.guard.give_up_at(time)
+    }
+
     /// Whether nobody waits any more for what runs.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.guard.is_abandoned()

@@ -8,8 +8,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use wallaby::sqlite::{
-    Answer, Extensions, Full, Interest, Limits, Readers, ReadersOptions, Reply, Request, Shape,
-    Statement, Value,
+    Answer, Extensions, Full, Interest, Limits, Parameter, Readers, ReadersOptions, Reply, Request,
+    Shape, Statement, Value,
 };
 
 const WRITE_IN_QUERY: &str = "attempt to change database via query operation";
@@ -463,4 +463,58 @@ fn what_was_given_up_while_it_waited_never_runs_and_makes_room() {
         interest.lose();
     }
     assert_eq!(single(fixture.one("SELECT 1")), Value::Integer(1));
+}
+
+/// Counts as far as it is told.
+fn counting(upto: i64) -> Request {
+    let mut request = query(&[
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) \
+         SELECT max(i) FROM n",
+    ]);
+    request.statements[0].parameters = vec![Parameter {
+        name: None,
+        value: Value::Integer(upto),
+    }];
+    request
+}
+
+#[test]
+fn what_is_known_to_be_quick_needs_no_thread_until_it_is_slow() {
+    let fixture = fixture(1, 10);
+    let at_once = |upto| {
+        let interest = Interest::default();
+        let read = fixture.readers.try_at_once(counting(upto), &interest);
+        read.map(|read| read.unwrap().outcomes[0].answer.clone())
+    };
+    assert_eq!(at_once(3), Err(counting(3)), "nothing is known of it");
+    // On a busy machine nothing is quick.
+    let known = (0..1000).find_map(|_| {
+        assert_eq!(
+            single(fixture.run(counting(3)).outcomes[0].answer.clone()),
+            Value::Integer(3)
+        );
+        at_once(3).ok()
+    });
+    assert_eq!(known.map(single), Some(Value::Integer(3)));
+    assert_eq!(at_once(1 << 40), Err(counting(1 << 40)), "it has no end");
+    assert_eq!(
+        at_once(3),
+        Err(counting(3)),
+        "and is no longer known to be quick"
+    );
+}
+
+#[test]
+fn nothing_is_run_at_once_after_the_end() {
+    let fixture = fixture(1, 10);
+    let is_at_once = || {
+        let interest = Interest::default();
+        fixture.readers.try_at_once(counting(1), &interest).is_ok()
+    };
+    assert!((0..1000).any(|_| {
+        fixture.run(counting(1));
+        is_at_once()
+    }));
+    fixture.readers.close();
+    assert!(!is_at_once());
 }
