@@ -29,7 +29,7 @@
 //! |---|---|---|---|
 //! | 1 | `http/statements` | the body becomes a [`node::WriteRequest`] | no |
 //! | 2 | `node/running` | routed to the leader, forwarded if that is another node | no |
-//! | 3 | `node/write` | queued; the group loop takes what is queued | no |
+//! | 3 | `node/write` | queued; the owner thread takes what is queued | no |
 //! | 4 | `sqlite/writer` | one SQLite transaction on the owner thread | no |
 //! | 5 | `sqlite/shim` | COMMIT: the frames stay in memory, xSync asks the gate | no |
 //! | 6 | `node/gate` | the frames become one [`wal::Delta`], encoded once | no |

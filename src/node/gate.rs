@@ -172,28 +172,22 @@ impl Desk {
         if let Err(why) = self.lineage.check_own(base, transaction.hash_before()) {
             return Fate::Discard(Discard::NotCommitted(why));
         }
-        let parts = self.proposer.begin(sequence, ticket);
         // Whoever asked for an image before the flight was registered could not nudge it.
         self.serve_holds(|| transaction.image());
         let split = Split::new(transaction, self.entry_bytes_max);
-        for number in 1..=split.of {
-            let part = match self.encode(transaction, &split, number, sequence, base) {
-                Ok(part) => part,
-                Err(error) => {
-                    let why = format!("reading the captured pages failed: {error}");
-                    drop(self.flights.discard(sequence, Discard::NotCommitted(why)));
-                    break;
+        if split.of == 1 {
+            match self.encode(transaction, &split, 1, sequence, base) {
+                Ok(part) => {
+                    self.stages.count(Stage::Appended);
+                    self.proposer.propose_whole(sequence, ticket, part);
                 }
-            };
-            self.stages.count(Stage::Appended);
-            match self.hand_over(part, &parts, transaction, signals) {
-                Handed::Over => {}
-                // The proposer gave up; it has decided the flight.
-                Handed::Nowhere => break,
-                Handed::TooLate(fate) => return fate,
+                Err(error) => self.refuse_unread(sequence, &error),
             }
+        } else if let Some(fate) =
+            self.propose_parts(transaction, &split, sequence, base, ticket, signals)
+        {
+            return fate;
         }
-        drop(parts);
         loop {
             match signals
                 .recv()
@@ -203,6 +197,41 @@ impl Desk {
                 Signal::Hold => self.serve_holds(|| transaction.image()),
             }
         }
+    }
+
+    /// Proposes part by part, as the proposer has room; the fate if it is known before the end.
+    fn propose_parts(
+        &self,
+        transaction: &Captured<'_>,
+        split: &Split,
+        sequence: u64,
+        base: Option<Position>,
+        ticket: Ticket,
+        signals: &Receiver<Signal>,
+    ) -> Option<Fate> {
+        let parts = self.proposer.begin(sequence, ticket);
+        for number in 1..=split.of {
+            let part = match self.encode(transaction, split, number, sequence, base) {
+                Ok(part) => part,
+                Err(error) => {
+                    self.refuse_unread(sequence, &error);
+                    break;
+                }
+            };
+            self.stages.count(Stage::Appended);
+            match self.hand_over(part, &parts, transaction, signals) {
+                Handed::Over => {}
+                // The proposer gave up; it has decided the flight.
+                Handed::Nowhere => break,
+                Handed::TooLate(fate) => return Some(fate),
+            }
+        }
+        None
+    }
+
+    fn refuse_unread(&self, sequence: u64, error: &io::Error) {
+        let why = format!("reading the captured pages failed: {error}");
+        drop(self.flights.discard(sequence, Discard::NotCommitted(why)));
     }
 
     /// Gives a part to the proposer as soon as it has room, and listens meanwhile: room may come

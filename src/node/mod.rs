@@ -45,6 +45,7 @@ mod apply;
 mod attendance;
 mod backup;
 mod caller;
+mod clients;
 mod contact;
 #[doc(hidden)]
 pub mod decoders;
@@ -142,8 +143,8 @@ pub mod files {
 }
 
 pub use crate::sqlite::{
-    Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, STACK_BYTES, Shape,
-    Statement, Syntax, Value,
+    Answer, ExtensionError, Extensions, Outcome, Parameter, Reply, Request, Rows, STACK_BYTES,
+    Shape, Statement, Syntax, Value,
 };
 pub use crate::transport::{CertificateOptions, ClusterKey, NamedClient, Watched, pem};
 

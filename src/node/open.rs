@@ -50,7 +50,7 @@ use super::search::Search;
 use super::stages::Stages;
 use super::tally::{NodeCounter, Tally};
 use super::tasks;
-use super::write::{WriteQueue, run_groups};
+use super::write::WriteQueue;
 use crate::raft::log::Log;
 use crate::raft::{Member, Role};
 use crate::sqlite::{
@@ -322,7 +322,6 @@ impl Assembly {
         let machine = self.machine(&gate, &owner, &log, &watches, &repairs);
         let raft = self.start_raft(&owner, log.clone(), machine).await?;
         proposer.connect(raft.clone());
-        let (writes, queue) = WriteQueue::new();
         let inner = Arc::new(Inner {
             options: self.options.clone(),
             doorkeeper: Arc::clone(&self.doorkeeper),
@@ -336,7 +335,7 @@ impl Assembly {
             frontier,
             stages,
             tally: Arc::clone(&self.tally),
-            writes,
+            writes: WriteQueue::new(),
             confirmations: self.confirmations(),
             questions: Questions::of(Arc::clone(&self.handler_node)),
             led: watch::Sender::default(),
@@ -357,7 +356,7 @@ impl Assembly {
             is_closing: AtomicBool::new(false),
         });
         drop(self.handler_node.set(Arc::downgrade(&inner)));
-        tokio::spawn(run_groups(Arc::clone(&inner), queue));
+        inner.writes.connect(&inner);
         tokio::spawn(Arc::clone(&self.admission).finish_changes());
         tasks::start(&inner, origin, was_closed);
         Ok(inner)
@@ -543,6 +542,7 @@ impl Inner {
         if let Err(error) = joined.await {
             tracing::warn!(%error, "closing the files did not end in order");
         }
+        self.writes.close();
     }
 }
 

@@ -29,6 +29,7 @@ use super::outlets::{Extent, Outlets};
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::proposer::Ticket;
 use super::repair::Repairs;
+use super::running::Inner;
 use super::scratch::Scratch;
 use super::tally::{NodeCounter, Tally};
 use super::upkeep::Checkpointed;
@@ -63,14 +64,8 @@ pub(crate) struct GroupEnd {
 pub(crate) enum Job {
     /// Checkpoint as far as possible, then stop.
     Close { done: oneshot::Sender<()> },
-    /// Run the requests as one transaction.
-    Group {
-        requests: Vec<Request>,
-        /// Who waits for them, in the same order; see [`Writer::run_while`].
-        interests: Vec<Interest>,
-        ticket: Ticket,
-        done: oneshot::Sender<Option<GroupEnd>>,
-    },
+    /// Run a group of the writes that wait there, and answer it.
+    Writes(Arc<Inner>),
     /// Checkpoint as far as possible now.
     Checkpoint {
         done: oneshot::Sender<Result<Checkpointed, String>>,
@@ -272,15 +267,12 @@ impl OwnerThread {
     /// Askers that went away are no reason to stop, so failed sends are ignored throughout.
     fn work(&mut self, job: Job) {
         match job {
-            Job::Group {
-                requests,
-                interests,
-                ticket,
-                done,
-            } => {
-                let end = self.run_group(requests, &interests, &ticket);
-                self.publish_extent();
-                let _ = done.send(end);
+            Job::Writes(inner) => {
+                inner.run_queued(|requests, interests, ticket| {
+                    let end = self.run_group(requests, interests, ticket);
+                    self.publish_extent();
+                    end
+                });
                 self.checkpoint_when_due();
             }
             Job::Load { load, ticket, done } => {

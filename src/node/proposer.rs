@@ -6,23 +6,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use openraft::errors::{ClientWriteError, ForwardReason};
-use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::Raft;
+use super::clients::Clients;
 use super::flight::{Discard, Flights};
 use super::stages::{Stage, Stages};
-use crate::raft::{LeaderId, Payload, TypeConfig};
+use crate::raft::{LeaderId, Outcome, Payload, TypeConfig};
 
 /// The leadership under which a group is executed and proposed, and the line to its clients.
 #[derive(Clone)]
 pub(crate) struct Ticket {
     /// Proposals are refused by Raft unless this leader still leads.
     pub(crate) leader: LeaderId,
-    /// Set when the outcome became unknown although the flight goes on.
-    pub(crate) doubt: Arc<watch::Sender<Option<String>>>,
+    /// Who is told when the outcome becomes unknown although the flight goes on.
+    pub(crate) clients: Clients,
 }
 
 /// Proposes on behalf of the owner thread.
@@ -48,6 +48,24 @@ impl Proposer {
         assert!(self.raft.set(raft).is_ok(), "connected once");
     }
 
+    /// Proposes a flight of one part, from the owner thread itself: a task in between would have to
+    /// be woken first, and again for the outcome.
+    pub(crate) fn propose_whole(self: &Arc<Self>, sequence: u64, ticket: Ticket, part: Bytes) {
+        let Some(raft) = self.raft.get() else {
+            return self.refuse(sequence, "this node has just started");
+        };
+        let (proposer, leader) = (Arc::clone(self), ticket.leader);
+        let outcome = Outcome::told(move |outcome| proposer.conclude(sequence, &ticket, outcome));
+        let proposal = raft.write(Payload(part)).with_leader(leader);
+        // Ready at once, unless Raft has thousands of messages to read.
+        let proposed = self
+            .runtime
+            .block_on(proposal.responder(outcome).into_future());
+        if let Err(fatal) = proposed {
+            self.refuse(sequence, &format!("Raft has stopped: {fatal}"));
+        }
+    }
+
     /// Begins to propose a flight; its encoded parts are to be sent in order.
     pub(crate) fn begin(self: &Arc<Self>, sequence: u64, ticket: Ticket) -> mpsc::Sender<Bytes> {
         let (parts, queue) = mpsc::channel(1);
@@ -71,7 +89,7 @@ impl Proposer {
                 return self.refuse(sequence, "this node has just started");
             };
             let outcome = loop {
-                let (responder, mut outcome) = ProgressResponder::complete_only();
+                let (responder, mut outcome) = Outcome::awaited();
                 let proposal = raft
                     .write(Payload(part.clone()))
                     .with_leader(ticket.leader)
@@ -122,14 +140,10 @@ impl Proposer {
             Some(Ok(_)) => self.stages.count(Stage::Committed),
             Some(Err(ClientWriteError::LogEntryDiscarded(_))) => {
                 let why = "another leader replaced the log entry";
-                ticket.doubt.send_replace(Some(why.to_owned()));
+                ticket.clients.doubt(why);
             }
             Some(Err(refused)) => self.refuse(sequence, &refused.to_string()),
-            None => {
-                ticket
-                    .doubt
-                    .send_replace(Some("Raft has stopped on this node".to_owned()));
-            }
+            None => ticket.clients.doubt("Raft has stopped on this node"),
         }
     }
 

@@ -25,14 +25,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::impls::ProgressResponder;
 
 use super::api::{Level, ReadRequest, Refusal, Served};
 use super::read_index::{Asking, Purpose};
 use super::running::{Inner, Node, NotLed};
 use super::write::served;
 use crate::planted::{self, Bug};
-use crate::raft::{LeaderId, Payload};
+use crate::raft::{LeaderId, Outcome, Payload};
 
 impl Node {
     /// A linearizable read, served by this node whoever leads.
@@ -116,7 +115,7 @@ impl Inner {
         let Some(leader) = self.leading() else {
             return Err(None);
         };
-        let (responder, outcome) = ProgressResponder::complete_only();
+        let (responder, outcome) = Outcome::awaited();
         let proposal = self
             .raft
             .write(Payload(Bytes::new()))

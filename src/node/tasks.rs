@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::impls::ProgressResponder;
 
 use super::gate::Origin;
 use super::image_receiver::KEPT_FOR;
@@ -19,7 +18,7 @@ use super::room;
 use super::running::Inner;
 use super::scrub;
 use crate::planted::{self, Bug};
-use crate::raft::{LeaderId, Payload};
+use crate::raft::{LeaderId, Outcome, Payload};
 use crate::sqlite::{AutoVacuum, genesis_page};
 use crate::wal::{
     DatabaseHash, DeltaHeader, DeltaWriter, Encoding, PageCount, PageHash, PageNumber, PageSize,
@@ -116,7 +115,7 @@ async fn propose_genesis(inner: &Inner, origin: Origin, leader: LeaderId) {
     };
     let mut delta = DeltaWriter::new(header, Encoding::Raw);
     delta.push(PageNumber::FIRST, &image);
-    let (responder, outcome) = ProgressResponder::complete_only();
+    let (responder, outcome) = Outcome::awaited();
     let proposal = inner.raft.write(Payload(delta.finish()));
     let proposal = proposal.with_leader(leader).responder(responder);
     if proposal.await.is_ok() {
@@ -224,19 +223,14 @@ async fn watch_log(inner: Arc<Inner>) {
 
 /// Raft stops for good when storage fails under it.
 async fn watch_raft(inner: Arc<Inner>) {
-    let mut metrics = inner.raft.metrics();
-    loop {
-        let state = metrics.borrow_and_update().running_state.clone();
-        if let Err(fatal) = state {
-            let stopped = matches!(fatal, openraft::errors::Fatal::Stopped);
-            if !stopped {
-                inner.health.fail(format!("Raft has stopped: {fatal}"));
-            }
-            return;
-        }
-        if metrics.changed().await.is_err() {
-            return;
-        }
+    let mut metrics = inner.raft.server_metrics();
+    // The channel closes with Raft's core, which has left its reason by then.
+    while metrics.changed().await.is_ok() {}
+    let state = inner.raft.metrics().borrow_watched().running_state.clone();
+    if let Err(fatal) = state
+        && !matches!(fatal, openraft::errors::Fatal::Stopped)
+    {
+        inner.health.fail(format!("Raft has stopped: {fatal}"));
     }
 }
 

@@ -2,14 +2,17 @@
 //!
 //! One group is in flight at a time; while it waits for the quorum, the next one fills. That is
 //! group commit: one SQLite transaction, one log entry, one fsync and one round trip for everything
-//! that arrived meanwhile.
+//! that arrived meanwhile. The owner thread takes its groups from the queue itself, and answers
+//! itself: each thread in between would have to be woken, and that is what a small write costs.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::api::{Refusal, Served, WriteRequest};
+use super::clients::{Clients, Waiter, answer, deliver, doubtful};
 use super::flight::Discard;
 use super::owner::{GroupEnd, Job, Load};
 use super::proposer::Ticket;
@@ -20,7 +23,7 @@ use crate::raft::LeaderId;
 use crate::sqlite::{Interest, Reply, Request, SqlCommit, Writer};
 
 /// Requests that wait for their group, which they do not leave: mostly one.
-pub(crate) struct QueuedWrite {
+struct QueuedWrite {
     requests: Vec<Request>,
     bytes: usize,
     /// In all of them together.
@@ -29,28 +32,44 @@ pub(crate) struct QueuedWrite {
     waiters: Vec<Waiter>,
 }
 
-/// The answer to one write of a group.
-struct Written {
-    reply: Reply,
-    raft_index: Option<u64>,
-}
-
 /// The entrance of the write path.
 pub(crate) struct WriteQueue {
-    queue: mpsc::UnboundedSender<QueuedWrite>,
+    line: Mutex<Line>,
+    /// Whose queue it is.
+    inner: OnceLock<Weak<Inner>>,
     room: Arc<Semaphore>,
 }
 
+#[derive(Default)]
+struct Line {
+    writes: VecDeque<QueuedWrite>,
+    /// Whether the owner thread has been told that there are some.
+    is_announced: bool,
+    is_closed: bool,
+}
+
 impl WriteQueue {
-    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<QueuedWrite>) {
-        let (queue, receiver) = mpsc::unbounded_channel();
-        (
-            Self {
-                queue,
-                room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
-            },
-            receiver,
-        )
+    pub(crate) fn new() -> Self {
+        Self {
+            line: Mutex::default(),
+            inner: OnceLock::new(),
+            room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
+        }
+    }
+
+    /// The owner thread is told on behalf of this node from now on; once.
+    pub(crate) fn connect(&self, inner: &Arc<Inner>) {
+        let connected = self.inner.set(Arc::downgrade(inner));
+        assert!(connected.is_ok(), "connected once");
+    }
+
+    /// Takes nothing more, and gives up what waits: nothing runs it any more.
+    pub(crate) fn close(&self) {
+        let mut line = self.line();
+        line.is_closed = true;
+        let writes = std::mem::take(&mut line.writes);
+        drop(line);
+        drop(writes);
     }
 
     /// Queues a write and waits for its answer. Refused at once if too much is queued already. Who
@@ -79,17 +98,7 @@ impl WriteQueue {
         let interest = Interest::default();
         // Also when the client goes away: then this future is dropped.
         let _waiting = interest.waiting();
-        let waiter = |_: &Request| {
-            let (done, answer) = oneshot::channel();
-            let _room = Some(Arc::clone(&room));
-            let interest = Some(interest.clone());
-            let waiter = Waiter {
-                done,
-                interest,
-                _room,
-            };
-            (waiter, answer)
-        };
+        let waiter = |_: &Request| Waiter::new(Some(interest.clone()), Some(Arc::clone(&room)));
         let (waiters, answers): (Vec<_>, Vec<_>) = requests.iter().map(waiter).unzip();
         let queued = QueuedWrite {
             requests,
@@ -97,10 +106,9 @@ impl WriteQueue {
             interest: interest.clone(),
             waiters,
         };
-        if self.queue.send(queued).is_err() {
-            return Err(Some(Refusal::NotCommitted(
-                "this node is shutting down".to_owned(),
-            )));
+        if !self.push(queued) {
+            let why = "this node is shutting down".to_owned();
+            return Err(Some(Refusal::NotCommitted(why)));
         }
         let deadline = tokio::time::Instant::now() + timeout;
         let mut written = Vec::with_capacity(answers.len());
@@ -128,145 +136,116 @@ impl WriteQueue {
         }
         Ok(written)
     }
-}
 
-/// Runs groups until the node closes.
-pub(crate) async fn run_groups(inner: Arc<Inner>, mut queue: mpsc::UnboundedReceiver<QueuedWrite>) {
-    let mut left_over = None;
-    loop {
-        let first = match left_over.take() {
-            Some(first) => first,
-            None => match queue.recv().await {
-                Some(first) => first,
-                None => return,
-            },
-        };
-        let mut group = Vec::new();
-        fill(&mut group, first, &mut queue, &mut left_over);
-        if group.is_empty() {
-            continue;
+    /// `false`: it is closed.
+    fn push(&self, queued: QueuedWrite) -> bool {
+        let mut line = self.line();
+        if line.is_closed {
+            return false;
         }
-        match inner.leading() {
-            Some(leader) => run_group(&inner, leader, group).await,
-            None => answer(
-                group.into_iter().flat_map(|write| write.waiters).collect(),
-                || Err(None),
-            ),
+        line.writes.push_back(queued);
+        let is_announced = std::mem::replace(&mut line.is_announced, true);
+        drop(line);
+        if !is_announced {
+            self.announce();
+        }
+        true
+    }
+
+    /// Has the owner thread run a group, after what it was asked for before.
+    fn announce(&self) {
+        // Without a node there is nobody left to answer to.
+        if let Some(inner) = self.inner.get().and_then(Weak::upgrade) {
+            let owner = Arc::clone(&inner.owner);
+            owner.submit(Job::Writes(inner));
         }
     }
-}
 
-/// Takes what is queued, up to the limits of a group. A request that cannot share a transaction
-/// (VACUUM) is a group of its own.
-fn fill(
-    group: &mut Vec<QueuedWrite>,
-    first: QueuedWrite,
-    queue: &mut mpsc::UnboundedReceiver<QueuedWrite>,
-    left_over: &mut Option<QueuedWrite>,
-) {
-    let (mut bytes, mut requests) = (0, 0);
-    let mut next = Some(first);
-    while let Some(write) = next {
-        let alone = write.requests.iter().any(Writer::runs_alone);
-        let full = requests >= GROUP_REQUESTS_MAX || bytes + write.bytes > GROUP_BYTES_MAX;
-        if !group.is_empty() && (alone || full) {
-            *left_over = Some(write);
-            return;
-        }
-        if !write.interest.is_lost() {
+    /// Takes what is queued, up to the limits of a group. A request that cannot share a transaction
+    /// (VACUUM) is a group of its own.
+    fn take_group(&self) -> (Vec<Request>, Vec<Waiter>) {
+        let (mut bytes, mut requests, mut waiters) = (0, Vec::new(), Vec::new());
+        let mut line = self.line();
+        while let Some(write) = line.writes.front() {
+            let alone = write.requests.iter().any(Writer::runs_alone);
+            let full =
+                requests.len() >= GROUP_REQUESTS_MAX || bytes + write.bytes > GROUP_BYTES_MAX;
+            if !requests.is_empty() && (alone || full) {
+                break;
+            }
+            let write = line.writes.pop_front().expect("there is a first one");
+            if write.interest.is_lost() {
+                continue;
+            }
             bytes += write.bytes;
-            requests += write.requests.len();
-            group.push(write);
+            requests.extend(write.requests);
+            waiters.extend(write.waiters);
             if alone {
-                return;
+                break;
             }
         }
-        next = queue.try_recv().ok();
+        (requests, waiters)
+    }
+
+    /// After a group: has the next one run, if there is any.
+    fn go_on(&self) {
+        let mut line = self.line();
+        line.is_announced = !line.writes.is_empty();
+        let is_announced = line.is_announced;
+        drop(line);
+        if is_announced {
+            self.announce();
+        }
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn run_group(inner: &Arc<Inner>, leader: LeaderId, group: Vec<QueuedWrite>) {
-    let (mut requests, mut waiters) = (Vec::new(), Vec::new());
-    for write in group {
-        requests.extend(write.requests);
-        waiters.extend(write.waiters);
+impl Inner {
+    /// Runs a group of what is queued and answers it, on the owner thread, which runs the requests
+    /// with `run`.
+    pub(crate) fn run_queued(
+        self: &Arc<Self>,
+        run: impl FnMut(Vec<Request>, &[Interest], &Ticket) -> Option<GroupEnd>,
+    ) {
+        let (requests, waiters) = self.writes.take_group();
+        if !requests.is_empty() {
+            match self.leading() {
+                Some(leader) => self.run_group(leader, requests, waiters, run),
+                None => answer(waiters, || Err(None)),
+            }
+        }
+        self.writes.go_on();
     }
-    inner.stages.add(Stage::Grouped, requests.len() as u64);
-    while !requests.is_empty() {
-        let end = run_transaction(inner, leader, requests, &mut waiters).await;
-        requests = match end {
-            Ok(Some(mut end)) => {
-                let rest = std::mem::take(&mut end.rest);
-                let later = waiters.split_off(end.replies.len().min(waiters.len()));
-                // The replies of a refused transaction are none; all its waiters get the reason.
-                let now = match end.sql_commit {
-                    SqlCommit::Done => std::mem::replace(&mut waiters, later),
-                    SqlCommit::Refused { .. } => {
-                        waiters.extend(later);
-                        std::mem::take(&mut waiters)
-                    }
-                };
-                conclude(inner, leader, now, end);
-                rest
-            }
-            Ok(None) => return answer(waiters, || Err(None)),
-            Err(_) => {
-                let why = "the node is stopping";
-                return answer(waiters, || Err(Some(Refusal::Unknown(why.to_owned()))));
-            }
+
+    fn run_group(
+        self: &Arc<Self>,
+        leader: LeaderId,
+        mut requests: Vec<Request>,
+        waiters: Vec<Waiter>,
+        mut run: impl FnMut(Vec<Request>, &[Interest], &Ticket) -> Option<GroupEnd>,
+    ) {
+        self.stages.add(Stage::Grouped, requests.len() as u64);
+        let ticket = Ticket {
+            leader,
+            clients: Clients::new(waiters),
         };
-    }
-}
-
-/// Has the owner run the requests, or as many of them as share a transaction. If the outcome
-/// becomes doubtful meanwhile the clients are told, but the flight goes on.
-async fn run_transaction(
-    inner: &Arc<Inner>,
-    leader: LeaderId,
-    requests: Vec<Request>,
-    waiters: &mut Vec<Waiter>,
-) -> Result<Option<GroupEnd>, oneshot::error::RecvError> {
-    let interests = waiters.iter().map_while(|waiter| waiter.interest.clone());
-    let interests = interests.collect();
-    run_job(inner, leader, waiters, |ticket, done| Job::Group {
-        requests,
-        interests,
-        ticket,
-        done,
-    })
-    .await
-}
-
-async fn run_job(
-    inner: &Arc<Inner>,
-    leader: LeaderId,
-    waiters: &mut Vec<Waiter>,
-    job: impl FnOnce(Ticket, oneshot::Sender<Option<GroupEnd>>) -> Job,
-) -> Result<Option<GroupEnd>, oneshot::error::RecvError> {
-    let (doubt, mut doubted) = watch::channel(None);
-    let ticket = Ticket {
-        leader,
-        doubt: Arc::new(doubt),
-    };
-    let (done, mut end) = oneshot::channel();
-    inner.owner.submit(job(ticket, done));
-    loop {
-        tokio::select! {
-            end = &mut end => return end,
-            Ok(()) = doubted.changed() => {
-                let why = doubted.borrow_and_update().clone().unwrap_or_default();
-                answer(std::mem::take(waiters), || Err(Some(doubtful(&why))));
-            }
+        while !requests.is_empty() {
+            let interests = ticket.clients.interests();
+            let Some(mut end) = run(requests, &interests, &ticket) else {
+                return answer(ticket.clients.take_all(), || Err(None));
+            };
+            requests = std::mem::take(&mut end.rest);
+            // The replies of a refused transaction are none; all its waiters get the reason.
+            let waiters = match end.sql_commit {
+                SqlCommit::Done => ticket.clients.take(end.replies.len()),
+                SqlCommit::Refused { .. } => ticket.clients.take_all(),
+            };
+            conclude(self, leader, waiters, end);
         }
     }
-}
-
-/// What clients are told of a group that may be committed or not.
-fn doubtful(why: &str) -> Refusal {
-    if planted::is(Bug::UnknownReportedAsRefused) {
-        return Refusal::NotCommitted(why.to_owned());
-    }
-    Refusal::Unknown(why.to_owned())
 }
 
 /// Runs a load as a group of its own, beside the queue: the owner thread takes one after the other.
@@ -277,28 +256,31 @@ pub(crate) async fn write_alone(
     patience: Duration,
 ) -> Result<(Reply, Option<u64>), NotLed> {
     inner.stages.add(Stage::Grouped, 1);
-    let (done, answered) = oneshot::channel();
     // A database is copied as a whole, and may be committed at any time.
     let interest = match &load {
         Load::Script(_, interest) => Some(interest.clone()),
         Load::Database { .. } => None,
     };
     let _waiting = interest.as_ref().map(Interest::waiting);
-    let mut waiters = vec![Waiter {
-        done,
-        interest: None,
-        _room: None,
-    }];
+    let (waiter, answered) = Waiter::new(None, None);
+    let ticket = Ticket {
+        leader,
+        clients: Clients::new(vec![waiter]),
+    };
+    let clients = ticket.clients.clone();
     // A task of its own, because the client may go away while the flight goes on.
     let inner = Arc::clone(inner);
     tokio::spawn(async move {
-        let job = |ticket, done| Job::Load { load, ticket, done };
-        match run_job(&inner, leader, &mut waiters, job).await {
-            Ok(Some(end)) => conclude(&inner, leader, waiters, end),
-            Ok(None) => answer(waiters, || Err(None)),
+        let (done, end) = oneshot::channel();
+        inner.owner.submit(Job::Load { load, ticket, done });
+        match end.await {
+            Ok(Some(end)) => conclude(&inner, leader, clients.take_all(), end),
+            Ok(None) => answer(clients.take_all(), || Err(None)),
             Err(_) => {
                 let why = "the node is stopping";
-                answer(waiters, || Err(Some(Refusal::Unknown(why.to_owned()))));
+                answer(clients.take_all(), || {
+                    Err(Some(Refusal::Unknown(why.to_owned())))
+                });
             }
         }
     });
@@ -335,8 +317,11 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
         // request that commits statement by statement may have begun with a write and ended so.
         (SqlCommit::Done, None, committed) => {
             let index = committed.map(|position| position.index);
+            let Some(home) = waiters.first().map(|waiter| waiter.home().clone()) else {
+                return;
+            };
             let inner = Arc::clone(inner);
-            tokio::spawn(async move {
+            home.spawn(async move {
                 let patience = inner.options.election_max() * 2;
                 if planted::is(Bug::UnwrittenAnsweredAtOnce) {
                     return deliver(waiters, end.replies, index);
@@ -373,26 +358,6 @@ fn conclude(inner: &Arc<Inner>, leader: LeaderId, waiters: Vec<Waiter>, end: Gro
             let why = "SQLite rolled the group back";
             answer(waiters, || Err(Some(Refusal::NotCommitted(why.to_owned()))));
         }
-    }
-}
-
-struct Waiter {
-    done: oneshot::Sender<Result<Written, NotLed>>,
-    /// `None`: it runs to its end whoever waits.
-    interest: Option<Interest>,
-    _room: Option<Arc<OwnedSemaphorePermit>>,
-}
-
-/// Clients that went away are no reason to stop, so failed sends are ignored below.
-fn deliver(waiters: Vec<Waiter>, replies: Vec<Reply>, raft_index: Option<u64>) {
-    for (waiter, reply) in waiters.into_iter().zip(replies) {
-        let _ = waiter.done.send(Ok(Written { reply, raft_index }));
-    }
-}
-
-fn answer(waiters: Vec<Waiter>, answer: impl Fn() -> Result<Written, NotLed>) {
-    for waiter in waiters {
-        let _ = waiter.done.send(answer());
     }
 }
 

@@ -6,8 +6,10 @@
 pub mod codec;
 mod fields;
 pub mod log;
+mod outcome;
 mod types;
 
+pub use outcome::Outcome;
 pub use types::{
     Applied, Entry, LeaderId, LogId, Member, Membership, Payload, Role, Snapshot, SnapshotMeta,
     StoredMembership, TypeConfig, Vote, log_id_of, position_of,

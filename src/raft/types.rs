@@ -4,18 +4,37 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::Outcome;
 use crate::wal::Position;
 
-openraft::declare_raft_types!(
-    /// What openraft is instantiated with: `u64` node ids, opaque payloads, and leader ids of term
-    /// and node (`leader_id_adv`), so that a log id names its entry even if two leaders share a
-    /// term.
-    pub TypeConfig:
-        D = Payload,
-        R = Applied,
-        NodeId = u64,
-        Node = Member,
-);
+/// What openraft is instantiated with: `u64` node ids, opaque payloads, and leader ids of term and
+/// node (`leader_id_adv`), so that a log id names its entry even if two leaders share a term.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct TypeConfig {}
+
+// openraft's own macro takes every type but the responder.
+impl openraft::RaftTypeConfig for TypeConfig {
+    type D = Payload;
+    type R = Applied;
+    type NodeId = u64;
+    type Node = Member;
+    type Term = u64;
+    type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<Payload, u64, Member>;
+    type Entry =
+        openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
+    type Responder<T>
+        = Outcome<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
 
 /// The id of a log entry: leader (term and node) and index.
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
