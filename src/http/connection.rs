@@ -1,16 +1,16 @@
 //! One connection, from the handshake to its end.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -86,7 +86,13 @@ impl Connections {
         }
         let builder = if is_h2 { &self.http2 } else { &self.http1 };
         let stream = TokioIo::new(Noted::new(stream, Arc::clone(&activity)));
-        let service = service(Arc::clone(&self.server), Arc::clone(&activity));
+        let service = service_fn(|request: Request<Incoming>| {
+            let (server, call) = (Arc::clone(&self.server), activity.call());
+            async move {
+                let response = router::answer(&server, request.map(Body::new)).await;
+                Ok::<_, Infallible>(call.until_sent(response))
+            }
+        });
         let connection = builder.serve_connection(stream, service);
         tokio::pin!(connection);
         let ended = tokio::select! {
@@ -115,15 +121,6 @@ impl Connections {
             }
         }
     }
-}
-
-/// Answers the calls of one connection.
-fn service(server: Arc<Server>, activity: Arc<Activity>) -> TowerToHyperService<Router> {
-    let answer = move |request: Request<Body>| {
-        let (server, call) = (Arc::clone(&server), activity.call());
-        async move { call.until_sent(router::answer(State(server), request).await) }
-    };
-    TowerToHyperService::new(Router::new().fallback(answer))
 }
 
 /// Waits until the server stops. A sender that is gone means the same.

@@ -9,7 +9,6 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, WWW_AUTHENTICATE,
@@ -31,12 +30,9 @@ const CHALLENGE: &str = "Basic realm=\"rqlite\"";
 const VERSION: HeaderName = HeaderName::from_static("x-rqlite-version");
 
 /// Answers one call.
-pub(super) async fn answer(
-    State(server): State<Arc<Server>>,
-    request: Request<Body>,
-) -> Response<Body> {
-    let mut response = dispatch(&server, request).await;
-    common(response.headers_mut(), &server);
+pub(super) async fn answer(server: &Arc<Server>, request: Request<Body>) -> Response<Body> {
+    let mut response = dispatch(server, request).await;
+    common(response.headers_mut(), server);
     response
 }
 
