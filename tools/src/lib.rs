@@ -1,5 +1,6 @@
 //! Tools.
 
+pub mod bench;
 pub mod inspect;
 pub mod licences;
 pub mod pages;
