@@ -109,15 +109,15 @@ impl Sender {
             let answer = timeout(PATIENCE, connection.call(call)).await;
             let now = Instant::now();
             number += 1;
-            if now < measure_from || now > end {
-                continue;
+            let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
+            let is_broken = answer.is_err();
+            if now >= measure_from && now <= end {
+                match answer {
+                    Ok(_) => measured.answer(now - measure_from, now - start),
+                    Err(why) => measured.fail(why),
+                }
             }
-            match answer {
-                Ok(Ok(_)) => measured.answer(now - measure_from, now - start),
-                Ok(Err(why)) => measured.fail(why),
-                Err(_) => measured.fail(format!("no answer within {PATIENCE:?}")),
-            }
-            if measured.failed > 0 && !self.reconnect(&mut connection).await {
+            if is_broken && !self.reconnect(&mut connection).await {
                 break;
             }
         }
