@@ -10,6 +10,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use check::programs;
 use rustix::process::{Pid, Signal, kill_process_group};
 use wal_tests::{ports, process};
 
@@ -24,6 +25,19 @@ impl Drop for Group {
         }
         drop(self.0.wait());
     }
+}
+
+/// With a second package that names a program to be run, cargo asks which one is meant.
+#[test]
+fn cargo_run_is_the_server() {
+    let readme = readme();
+    assert!(readme.contains("\ncargo run --release -- demo\n"));
+    let output = programs::cargo(&["run", "--locked", "--quiet", "--", "version"]).output();
+    let output = output.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(text.to_lowercase().contains("wallaby"), "{text}");
 }
 
 #[test]
