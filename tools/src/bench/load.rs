@@ -22,7 +22,9 @@ pub struct Load {
     pub connections: usize,
     /// Sent, and not measured.
     pub warm_up: Duration,
-    /// How long is measured.
+    /// What is sent during this time is measured, however late it is answered: what takes long at
+    /// the end is what a measurement must not leave out. Every connection of a closed loop sends at
+    /// least one request that is measured.
     pub time: Duration,
     /// Requests per second of an open loop; `None`: a closed loop.
     pub rate: Option<f64>,
@@ -67,12 +69,11 @@ pub async fn run(load: &Load) -> Result<Measurement, String> {
         .collect();
     sleep_until(begin + load.warm_up).await;
     let before = processes::times(&load.process_ids);
-    sleep_until(begin + load.warm_up + load.time).await;
-    let after = processes::times(&load.process_ids);
     let mut sum = Measurement::new(load.workload.rows(), load.time);
     for task in tasks {
         sum.add(task.await.map_err(|error| error.to_string())?);
     }
+    let after = processes::times(&load.process_ids);
     let times = after.into_iter().zip(before);
     sum.processor = times
         .map(|(after, before)| after.saturating_sub(before))
@@ -95,9 +96,11 @@ impl Sender {
         let measure_from = self.begin + load.warm_up;
         let end = measure_from + load.time;
         let mut number = 0;
+        let mut is_any_measured = false;
         loop {
             let due = self.due(number);
-            if due.unwrap_or_else(Instant::now) >= end || Instant::now() >= end {
+            let is_late = is_any_measured && Instant::now() >= end;
+            if is_late || due.is_some_and(|due| due >= end) {
                 break;
             }
             if let Some(due) = due {
@@ -111,7 +114,8 @@ impl Sender {
             number += 1;
             let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
             let is_broken = answer.is_err();
-            if now >= measure_from && now <= end {
+            if start >= measure_from {
+                is_any_measured = true;
                 match answer {
                     Ok(_) => measured.answer(now - measure_from, now - start),
                     Err(why) => measured.fail(why),

@@ -12,7 +12,7 @@ pub struct Measurement {
     pub latencies: Histogram<u64>,
     /// Answers in each [`INTERVAL`] of the time measured.
     pub answers: Vec<u64>,
-    /// How long was measured.
+    /// From the end of the warm-up to the last answer, or to the end of the load if that is later.
     pub time: Duration,
     /// Rows that each request writes or reads.
     pub rows: u64,
@@ -48,8 +48,11 @@ impl Measurement {
     pub fn answer(&mut self, at: Duration, latency: Duration) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(LATENCY_MAX);
         self.latencies.saturating_record(micros.max(1));
-        let last = self.answers.len() - 1;
-        let place = whole(at.as_secs_f64() / INTERVAL.as_secs_f64()).min(last);
+        self.time = self.time.max(at);
+        let place = whole(at.as_secs_f64() / INTERVAL.as_secs_f64());
+        if place >= self.answers.len() {
+            self.answers.resize(place + 1, 0);
+        }
         self.answers[place] += 1;
     }
 
@@ -68,6 +71,9 @@ impl Measurement {
         self.latencies
             .add(&other.latencies)
             .expect("the same bounds");
+        self.time = self.time.max(other.time);
+        let intervals = self.answers.len().max(other.answers.len());
+        self.answers.resize(intervals, 0);
         for (sum, more) in self.answers.iter_mut().zip(&other.answers) {
             *sum += more;
         }

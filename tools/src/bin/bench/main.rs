@@ -197,7 +197,7 @@ async fn measure(options: &Run) -> Result<(), String> {
 /// An error if anything failed.
 fn failures(measured: &Measurement) -> Result<(), String> {
     match &measured.first_failure {
-        None if measured.latencies.is_empty() => Err("nothing was answered in time".to_owned()),
+        None if measured.latencies.is_empty() => Err("nothing was answered".to_owned()),
         None => Ok(()),
         Some(why) => Err(format!("{} requests failed: {why}", measured.failed)),
     }
