@@ -155,9 +155,16 @@ async fn purge(inner: Arc<Inner>) {
                 }
             }
         }
-        if planted::is(Bug::PurgedBeforeRecord) {
-            tokio::time::sleep(SNAPSHOT_SETTLES).await;
-        } else if recorded.changed().await.is_err() {
+        let wait = if planted::is(Bug::PurgedBeforeRecord) {
+            SNAPSHOT_SETTLES
+        } else {
+            PURGE_LOOKS_AGAIN
+        };
+        // Also without a new record: who needed the log may have gone since, or caught up.
+        if matches!(
+            tokio::time::timeout(wait, recorded.changed()).await,
+            Ok(Err(_))
+        ) {
             return;
         }
     }
@@ -253,3 +260,4 @@ const SILENCE_MAX: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 const PURGE_ENTRIES_MIN: u64 = 64;
 const SNAPSHOT_SETTLES: Duration = Duration::from_millis(100);
+const PURGE_LOOKS_AGAIN: Duration = Duration::from_secs(5);
