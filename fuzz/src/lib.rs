@@ -32,6 +32,7 @@ pub use targets::inject::inject;
 pub use targets::load::load;
 pub use targets::log::log;
 pub use targets::messages::messages;
+pub use targets::patch::patch;
 pub use targets::snapshot::snapshot;
 pub use targets::sql::sql;
 pub use targets::stored::stored;
@@ -106,7 +107,7 @@ const fn target(
 }
 
 /// All of them.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     target("answers", answers, targets::answers::samples),
     Target {
         words: &targets::bodies::WORDS,
@@ -122,6 +123,7 @@ pub const TARGETS: [Target; 15] = [
     },
     target("log", log, targets::log::samples),
     target("messages", messages, targets::messages::samples),
+    target("patch", patch, targets::patch::samples),
     target("snapshot", snapshot, targets::snapshot::samples),
     Target {
         bytes_max: 200,

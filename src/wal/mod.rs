@@ -23,6 +23,7 @@ pub mod format;
 mod hash;
 pub mod index;
 mod page;
+pub mod patch;
 mod position;
 mod walker;
 

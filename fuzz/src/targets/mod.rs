@@ -8,6 +8,7 @@ pub(crate) mod inject;
 pub(crate) mod load;
 pub(crate) mod log;
 pub(crate) mod messages;
+pub(crate) mod patch;
 pub(crate) mod snapshot;
 pub(crate) mod sql;
 mod sql_grammar;

@@ -10,6 +10,7 @@
 
 mod delta;
 mod hash;
+mod patch;
 
 use std::collections::BTreeMap;
 use std::fs;
