@@ -30,7 +30,7 @@ fn anonymous_mib(process: u32) -> u64 {
     kib.parse::<u64>().unwrap() >> 10
 }
 
-/// Bytes of the log of a node on its disk.
+/// MiB of the log of a node on its disk.
 fn log_mib(cluster: &ProcessCluster, node: usize) -> u64 {
     let segments = std::fs::read_dir(cluster.data_dir(node).join("log")).unwrap();
     // One may be deleted meanwhile.
