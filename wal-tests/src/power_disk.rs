@@ -15,8 +15,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::ioctl::{Setter, opcode};
 
@@ -108,10 +110,35 @@ impl PowerDisk {
     /// When it cannot be mounted.
     pub fn power_up(&self) {
         let directory = self.mounted_on.display().to_string();
-        let result = run("umount", &[&directory]).and_then(|_| self.mount());
+        let result = run("umount", &[&directory])
+            .and_then(|_| self.wait_released())
+            .and_then(|()| self.mount());
         result.unwrap_or_else(|why| panic!("{why}"));
     }
+
+    /// Waits until the file system is gone everywhere. A process with a mount namespace of its own
+    /// (`ip -netns` makes one) has a copy of every mount for as long as it runs, and mounting the
+    /// device again meanwhile would give back the file system that was shut down.
+    fn wait_released(&self) -> Result<(), String> {
+        let begin = Instant::now();
+        loop {
+            let mut exclusive = File::options();
+            exclusive
+                .read(true)
+                .custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed());
+            match exclusive.open(&self.device) {
+                Ok(_) => return Ok(()),
+                Err(error) if begin.elapsed() > RELEASE_PATIENCE => {
+                    return Err(format!("{} is in use: {error}", self.device));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
 }
+
+/// Far longer than a command of the tests runs.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Drop for PowerDisk {
     fn drop(&mut self) {

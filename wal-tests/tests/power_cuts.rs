@@ -13,6 +13,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -320,4 +322,28 @@ fn a_power_cut_of_one_node_loses_nothing_acknowledged() {
 #[test]
 fn a_power_cut_of_a_whole_cluster_loses_nothing_acknowledged() {
     run(3, cuts("WAL_POWER_CUTS_OF_ALL", 10), 1);
+}
+
+#[test]
+fn a_disk_gets_no_power_while_another_namespace_has_it_mounted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mounted_on = dir.path().join("disk");
+    let disk = match PowerDisk::new(&mounted_on, 16) {
+        Ok(disk) => disk,
+        Err(why) => return println!("SKIPPED: no power can be cut on this machine: {why}"),
+    };
+    let mut holder = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .args(["sh", "-c", "echo held; sleep 1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(holder.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "held\n");
+    disk.cut(Cut::JournalLost);
+    disk.power_up();
+    std::fs::write(mounted_on.join("file"), b"written").unwrap();
+    holder.wait().unwrap();
 }
