@@ -132,10 +132,22 @@ impl Inner {
         self.raft.is_leader() || heard.is_some_and(|silence| silence < SILENCE_MAX)
     }
 
+    /// Waits until this node is a member as it should be, and hears its leader.
+    async fn settles(&self) {
+        while self.place() != Place::Settled || !self.is_in_touch() {
+            tokio::time::sleep(SETTLED_LOOK_INTERVAL).await;
+        }
+    }
+
     /// Asks once to become a member, and gives up when that was the last attempt.
     async fn try_to_join(&self, attempts: &mut Attempts) {
         let place = self.place();
-        let answer = self.ask_around(false, &mut attempts.last).await;
+        // What was asked and is not answered yet is forgotten once this node is a member without it.
+        // The answer may take until the node was removed again, and the question would undo that.
+        let answer = tokio::select! {
+            answer = self.ask_around(false, &mut attempts.last) => answer,
+            () = self.settles() => return,
+        };
         match answer {
             Some(Joined::Welcome) => {
                 attempts.may_join = false;
@@ -317,6 +329,8 @@ const REMOVED: &str = "it was removed from the cluster; start it again with -joi
 /// The leader answers a join when the newcomer has caught up, or after this minus a margin.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Far shorter than it takes to become a member and to be removed again.
+const SETTLED_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// A leader is heard several times a second, and another one elected within one or two.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Redirects included.
