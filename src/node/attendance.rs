@@ -142,8 +142,8 @@ impl Inner {
     /// Asks once to become a member, and gives up when that was the last attempt.
     async fn try_to_join(&self, attempts: &mut Attempts) {
         let place = self.place();
-        // What was asked and is not answered yet is forgotten once this node is a member without it.
-        // The answer may take until the node was removed again, and the question would undo that.
+        // What is not answered yet is forgotten once this node is a member without it: the node may
+        // have been removed when the next one is asked, and the question would undo that.
         let answer = tokio::select! {
             answer = self.ask_around(false, &mut attempts.last) => answer,
             () = self.settles() => return,
