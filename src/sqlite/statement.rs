@@ -73,6 +73,8 @@ struct Piece {
     first_parameter: usize,
     /// Whether a savepoint around it already stands.
     is_protected: bool,
+    /// Whether it was compiled for an earlier request.
+    is_cached: bool,
 }
 
 impl Executor {
@@ -200,6 +202,7 @@ impl Executor {
                 is_last: true,
                 first_parameter: 0,
                 is_protected: scope.is_transaction || self.has_open_transaction(),
+                is_cached: true,
             };
             let result = self.run_piece(
                 connection,
@@ -268,6 +271,7 @@ impl Executor {
                 is_last: tokens::is_blank(sql.get(end..).unwrap_or_default()),
                 first_parameter,
                 is_protected: scope.is_transaction || self.has_open_transaction(),
+                is_cached: false,
             };
             first_parameter += prepared.parameter_count();
             answer = self.run_piece(
@@ -430,8 +434,11 @@ impl Executor {
             })
         };
         prepared.reset();
+        let has_run = result.is_ok()
+            || !piece.is_cached
+            || self.compiles(connection, (statement, scope), piece.keyword);
         self.guard.set_mode(Mode::Server);
-        if !is_read && sets_counters(piece.keyword) {
+        if !is_read && has_run && sets_counters(piece.keyword) {
             self.counters.note(connection);
         }
         let result = if needs_savepoint && !connection.is_autocommit() {
@@ -443,6 +450,19 @@ impl Executor {
             Answer::Written { .. } => Ok(self.written()),
             answer => Ok(answer),
         }
+    }
+
+    /// Whether a text from the cache still compiles. If not, it has not run and set no counters: the
+    /// connection has those of something that may have been rolled back since.
+    fn compiles(
+        &self,
+        connection: &Connection,
+        (statement, scope): (&Statement, Scope),
+        keyword: Keyword,
+    ) -> bool {
+        self.guard.set_mode(prepare_mode(keyword, scope.shape));
+        let text = CString::new(statement.sql.as_str());
+        text.is_ok_and(|text| Prepared::new(connection, &text, 0).is_ok())
     }
 
     /// Ends the savepoint around a single statement. A failed statement has undone what it should

@@ -421,3 +421,23 @@ fn foreign_keys_are_off_from_the_pragma_to_the_end_of_its_request_whatever_happe
     let reply = fixture.run(&[transaction(&[off, &one])]).remove(0);
     assert_eq!(answers(&reply), [written(0, 0), violated()]);
 }
+
+#[test]
+fn a_statement_that_does_not_compile_any_more_leaves_the_counters_alone() {
+    let into_more = "INSERT INTO more VALUES (1)";
+    run(
+        "CREATE TABLE foo(id INTEGER PRIMARY KEY); CREATE TABLE more(a)",
+        &[
+            (&[into_more], vec![written(1, 1)]),
+            (&["DELETE FROM foo"], vec![written(1, 0)]),
+            (&["DROP TABLE more"], vec![written(1, 0)]),
+            // SQLite cannot take back what it says of the last change; a client does not see it.
+            (
+                &["BEGIN; INSERT INTO foo VALUES (5), (6); ROLLBACK"],
+                vec![written(1, 0)],
+            ),
+            (&[into_more], vec![failed("no such table: more")]),
+            (&["BEGIN; COMMIT"], vec![written(1, 0)]),
+        ],
+    );
+}
