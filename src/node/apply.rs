@@ -7,12 +7,14 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{Stream, StreamExt as _};
 use openraft::storage::EntryResponder;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{oneshot, watch};
 
+use super::admission::is_settled;
 use super::error::Error;
 use super::fence::Verdict;
 use super::flight::{Discard, Flights};
@@ -56,6 +58,8 @@ pub(crate) struct StateMachine {
     pub(crate) repairs: Arc<Repairs>,
     pub(crate) spool_bytes_max: u64,
     pub(crate) parts: Option<StagedParts>,
+    /// Whether this node was made a member since the process started.
+    pub(crate) taken_in: Arc<AtomicBool>,
 }
 
 impl StateMachine {
@@ -82,6 +86,10 @@ impl StateMachine {
 
     /// An entry that leaves the database alone.
     fn pass(&mut self, position: Position, membership: Option<StoredMembership>) -> Applied {
+        let config = membership.as_ref().map(StoredMembership::membership);
+        if config.is_some_and(|config| is_settled(config, self.origin.node)) {
+            self.taken_in.store(true, Ordering::Release);
+        }
         self.frontier.advance(|state| {
             state.fence.pass(position);
             if let Some(membership) = membership {

@@ -73,6 +73,7 @@ pub(crate) async fn attend(inner: Arc<Inner>) {
     let mut first = true;
     while inner.health.failure().is_none() && inner.health.dismissal().is_none() {
         let place = inner.place();
+        attempts.may_join &= !inner.membership.was_taken_in();
         if place == Place::Settled && inner.is_in_touch() {
             attempts.may_join = false;
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -132,10 +133,10 @@ impl Inner {
         self.raft.is_leader() || heard.is_some_and(|silence| silence < SILENCE_MAX)
     }
 
-    /// Waits until this node is a member as it should be, and hears its leader.
-    async fn settles(&self) {
-        while self.place() != Place::Settled || !self.is_in_touch() {
-            tokio::time::sleep(SETTLED_LOOK_INTERVAL).await;
+    /// Waits until this node was a member.
+    async fn is_taken_in(&self) {
+        while !self.membership.was_taken_in() {
+            tokio::time::sleep(TAKEN_IN_INTERVAL).await;
         }
     }
 
@@ -146,7 +147,7 @@ impl Inner {
         // have been removed when the next one is asked, and the question would undo that.
         let answer = tokio::select! {
             answer = self.ask_around(false, &mut attempts.last) => answer,
-            () = self.settles() => return,
+            () = self.is_taken_in() => return,
         };
         match answer {
             Some(Joined::Welcome) => {
@@ -329,8 +330,8 @@ const REMOVED: &str = "it was removed from the cluster; start it again with -joi
 /// The leader answers a join when the newcomer has caught up, or after this minus a margin.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// Far shorter than it takes to become a member and to be removed again.
-const SETTLED_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Far shorter than an address that does not answer is waited for.
+const TAKEN_IN_INTERVAL: Duration = Duration::from_millis(50);
 /// A leader is heard several times a second, and another one elected within one or two.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Redirects included.

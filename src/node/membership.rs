@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,9 @@ pub(crate) struct Membership {
     heard: Mutex<BTreeMap<String, Heard>>,
     assigned: watch::Sender<Option<ClusterId>>,
     health: Arc<Health>,
+    /// Set by the entry that makes this node a member. Whoever only looks now and then may miss
+    /// that it was one, between its admission and its removal.
+    taken_in: Arc<AtomicBool>,
 }
 
 /// What [`Membership::settle`] found.
@@ -70,7 +74,18 @@ impl Membership {
             heard: Mutex::default(),
             assigned,
             health,
+            taken_in: Arc::default(),
         })
+    }
+
+    /// To be set when an entry was applied after which this node is a member as it should be.
+    pub(crate) fn taken_in(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.taken_in)
+    }
+
+    /// Whether such an entry was applied since this process started.
+    pub(crate) fn was_taken_in(&self) -> bool {
+        self.taken_in.load(Ordering::Acquire)
     }
 
     /// Answers a greeting, and remembers who wants to start a cluster and was not `refused`.

@@ -402,6 +402,7 @@ impl Assembly {
             repairs: Arc::clone(repairs),
             spool_bytes_max: self.options.spool_bytes_max,
             parts: None,
+            taken_in: self.membership.taken_in(),
         }
     }
 
