@@ -452,8 +452,8 @@ impl Executor {
         }
     }
 
-    /// Whether a text from the cache still compiles. If not, it has not run and set no counters: the
-    /// connection has those of something that may have been rolled back since.
+    /// Whether a text from the cache still compiles. If not, it has not run and set no counters:
+    /// the connection has those of something that may have been rolled back since.
     fn compiles(
         &self,
         connection: &Connection,
