@@ -231,8 +231,15 @@ fn closed_log(random: &mut Random) -> (FaultyFiles, Model) {
 #[test]
 fn a_flipped_bit_anywhere_in_a_closed_log_is_refused_or_harmless() {
     let mut random = Random::new(seed(TEST));
-    let (files, model) = closed_log(&mut random);
     let (mut refused, mut harmless) = (0, 0);
+    // Some logs have hardly a byte that is blank.
+    while refused <= 30 || harmless <= 10 {
+        flip_bits(&mut random, &mut refused, &mut harmless);
+    }
+}
+
+fn flip_bits(random: &mut Random, refused: &mut u32, harmless: &mut u32) {
+    let (files, model) = closed_log(random);
     for (name, bytes) in files.image() {
         for _ in 0..120 {
             let bit = random.below(bytes.len() * 8);
@@ -241,11 +248,11 @@ fn a_flipped_bit_anywhere_in_a_closed_log_is_refused_or_harmless() {
             let story = format!("bit {bit} of {name}");
             match Session::open(&damaged, SMALL) {
                 Ok(session) => {
-                    harmless += 1;
+                    *harmless += 1;
                     assert_eq!(session.observe(), model, "{story}: lost in silence");
                 }
                 Err(LogError::Corrupt { file, offset, .. }) => {
-                    refused += 1;
+                    *refused += 1;
                     assert!(
                         file.ends_with(&name),
                         "{story}: the error names {}",
@@ -264,11 +271,6 @@ fn a_flipped_bit_anywhere_in_a_closed_log_is_refused_or_harmless() {
             }
         }
     }
-    // Some scripts purge all segments but one.
-    assert!(
-        refused > 30 && harmless > 10,
-        "{refused} refused, {harmless} harmless"
-    );
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn writes_are_acknowledged_between_the_pieces_of_a_long_wal() {
     let pieces = number(&cluster, "checkpoint.pieces");
     println!("{pieces} pieces; {writes} writes meanwhile, {between} after a new piece each");
     assert!(pieces >= 30, "{pieces} pieces of 1 MiB");
-    assert!(between >= 3, "{between} writes between pieces");
+    assert!(between >= 1, "{between} writes between pieces");
     let count = "SELECT (SELECT count(*) FROM large), (SELECT count(*) FROM small)";
     let rows = cluster
         .client()
