@@ -274,7 +274,7 @@ fn install(lock: StartLock, spool: &Spool, record: Option<&Record>) -> Result<St
 
 /// The received image is covered by a record now.
 fn remove_installed(dir: &Path) -> Result<(), Error> {
-    tracing::debug!("the checkpoint record covers what was installed");
+    tracing::debug!("the checkpoint record covers what was redone");
     match fs::remove_file(dir.join(super::spool::INSTALLING)) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
