@@ -29,12 +29,10 @@ pub enum Bug {
     SegmentNameTrusted,
     /// After a failed write the log goes on.
     FailureForgotten,
-    /// The checkpoint record says that the main file has what is still to be moved.
+    /// The checkpoint record is written before the pages it vouches for.
     RecordBeforePages,
-    /// Pages reach the main file on which the durable record does not count.
-    PagesBeforeRecord,
-    /// The WAL starts afresh while the durable record counts on it.
-    RestartBeforeRecord,
+    /// A checkpoint begins before the log's `committed` is durable.
+    CommittedNotDurable,
     /// The log is purged up to what is applied, and not to what the checkpoint record covers.
     PurgedBeforeRecord,
     /// Other processes may run checkpoints.
@@ -77,7 +75,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 28] = [
         Self::AckBeforeSync,
         Self::AckBeforeWrite,
         Self::VoteNotSynced,
@@ -86,8 +84,7 @@ impl Bug {
         Self::SegmentNameTrusted,
         Self::FailureForgotten,
         Self::RecordBeforePages,
-        Self::PagesBeforeRecord,
-        Self::RestartBeforeRecord,
+        Self::CommittedNotDurable,
         Self::PurgedBeforeRecord,
         Self::CheckpointerNotExcluded,
         Self::CaptureAtWrite,

@@ -53,9 +53,7 @@ pub(super) fn inject(shim: &Shim, change: Change<'_, '_>) -> Result<(), Error> {
         code: libsqlite3_sys::SQLITE_CANTOPEN,
     })?;
     let mut tail = Tail::find(shim.main, wal, page_size)?;
-    if !shim.needs_wal() {
-        tail.restart_if_backfilled()?;
-    }
+    tail.restart_if_backfilled()?;
     tail.begin()?;
     let first_frame = tail.frame_last.saturating_add(1);
     shim.cut_frames(first_frame);

@@ -9,6 +9,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use std::time::Duration;
+
 use wal_tests::client::Outcome;
 use wal_tests::cluster::{Formation, ProcessCluster};
 
@@ -172,6 +174,8 @@ fn fill_until(
         let address = cluster.address(through);
         let outcome = cluster.client().execute_sql(address, insert);
         let _ = outcome.expect_success();
+        // The nodes tell each other of their room now and then: not faster than that.
+        std::thread::sleep(Duration::from_millis(20));
     }
     rows
 }

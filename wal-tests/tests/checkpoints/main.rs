@@ -4,6 +4,5 @@
 
 mod damage;
 mod kills;
-mod opened;
 mod pieces;
 mod writes;

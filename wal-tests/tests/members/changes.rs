@@ -1,7 +1,6 @@
-//! Changes of the members whose leader goes away between the two entries, and what arrives late.
+//! A change of the members whose leader goes away between its two entries.
 
-use std::net::UdpSocket;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wal_tests::linked::LinkedCluster;
 use wal_tests::links::Rule;
@@ -59,45 +58,4 @@ fn the_next_leader_finishes_a_change_that_was_left_half_done() {
     cluster.wait_leader();
     let _ = cluster.commit(leader, &["INSERT INTO t VALUES(1)"]);
     cluster.wait_converged();
-}
-
-#[test]
-fn a_question_to_join_that_was_never_answered_undoes_no_removal() {
-    // Asked first, and answers nobody: the cluster exists long before the question is given up.
-    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = silent.local_addr().unwrap().to_string();
-    let mut cluster = LinkedCluster::start(3, 0, |options| {
-        if options.name.as_deref() == Some("node3") {
-            options.join.insert(0, address.clone());
-        }
-    });
-    // It hears of its removal, and is not the one that leads.
-    let leader = cluster.wait_leader();
-    if leader == 2 {
-        let node = cluster.node(2);
-        let hand_over = cluster.spawn(async move {
-            node.step_down(None, true, Duration::from_secs(5), None)
-                .await
-        });
-        assert!(cluster.join(hand_over).is_ok());
-    }
-    let node = cluster.node(0);
-    let removal = cluster.spawn(async move {
-        let name = "node3".to_owned();
-        node.remove_member(name, false, Duration::from_secs(10), None)
-            .await
-    });
-    cluster.join(removal).unwrap();
-    cluster.wait("the removed node to know", |cluster| {
-        let sentence = cluster.status(2).removed;
-        sentence.map(drop).ok_or_else(|| "it does not".to_owned())
-    });
-    // Longer than the question would wait for its answer, and the next one for its turn.
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(18) {
-        let members = cluster.status(0).members;
-        assert_eq!(members.len(), 2, "{members:?}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    cluster.stop(2);
 }
