@@ -51,7 +51,8 @@
 //!   the whole database before and after, checked by every node on every apply.
 //! * A delta takes effect only on the database state that it was executed on: the fence.
 //! * A refused commit is never guessed: committed, certainly not, or unknown, and unknown is said.
-//! * The log is the only truth; the database is a view of it that can be made again.
+//! * The log is the only truth; the database is a view of it that can be made again. After a crash
+//!   the files are exactly the state that the checkpoint record names: redo goes on from there.
 //! * Every page that is read is compared with the hash of what was written. One that differs is
 //!   never served, and is replaced by a copy with that hash.
 //! * A node that may have lost what it has acknowledged never votes under its Raft id again.

@@ -29,10 +29,12 @@ pub enum Bug {
     SegmentNameTrusted,
     /// After a failed write the log goes on.
     FailureForgotten,
-    /// The checkpoint record is written before the pages it vouches for.
+    /// The checkpoint record says that the main file has what is still to be moved.
     RecordBeforePages,
-    /// A checkpoint begins before the log's `committed` is durable.
-    CommittedNotDurable,
+    /// Pages reach the main file on which the durable record does not count.
+    PagesBeforeRecord,
+    /// The WAL starts afresh while the durable record counts on it.
+    RestartBeforeRecord,
     /// The log is purged up to what is applied, and not to what the checkpoint record covers.
     PurgedBeforeRecord,
     /// Other processes may run checkpoints.
@@ -75,7 +77,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::AckBeforeSync,
         Self::AckBeforeWrite,
         Self::VoteNotSynced,
@@ -84,7 +86,8 @@ impl Bug {
         Self::SegmentNameTrusted,
         Self::FailureForgotten,
         Self::RecordBeforePages,
-        Self::CommittedNotDurable,
+        Self::PagesBeforeRecord,
+        Self::RestartBeforeRecord,
         Self::PurgedBeforeRecord,
         Self::CheckpointerNotExcluded,
         Self::CaptureAtWrite,

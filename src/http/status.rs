@@ -286,18 +286,20 @@ fn wallaby(server: &Server, status: &NodeStatus) -> Value {
     })
 }
 
-/// How the WAL gets into the main file. `longest_us` is the longest that a step of it has kept
-/// writes waiting.
+/// How the WAL gets into the main file. `index` is that of the entry from which the next start goes
+/// on; `longest_us` is the longest that a step has kept writes waiting.
 fn checkpoint(server: &Server, status: &NodeStatus) -> Value {
     let mut value = json!({
         "blocked": status.checkpoint_blocked,
         "index": status.checkpoint_index,
         "longest_us": micros(status.checkpoint_longest),
     });
-    let counts = server.node.counters().all().into_iter();
-    let pieces = counts.filter(|count| count.name == "checkpoint_pieces");
-    for count in pieces {
-        value["pieces"] = json!(count.value);
+    for count in server.node.counters().all() {
+        match count.name {
+            "checkpoints" => value["completed"] = json!(count.value),
+            "checkpoint_pieces" => value["pieces"] = json!(count.value),
+            _ => {}
+        }
     }
     value
 }

@@ -38,8 +38,8 @@ use crate::raft::StoredMembership;
 use crate::raft::codec::encode_membership;
 use crate::raft::log::Log;
 use crate::sqlite::{
-    self, Change, Database, DatabaseOptions, Interest, PageHashes, Readers, ReadersOptions, Redo,
-    Reply, Request, SqlCommit, StartLock, Witness, Writer, WriterOptions,
+    self, Change, Database, DatabaseOptions, Installation, Interest, PageHashes, Readers,
+    ReadersOptions, Reply, Request, SqlCommit, StartLock, Witness, Writer, WriterOptions,
 };
 use crate::wal::{DatabaseHash, Delta, PageNumber, Position};
 
@@ -459,14 +459,15 @@ impl OwnerThread {
             }
             open.installed = Some(spool.path().to_owned());
         } else {
-            let mut redo = Redo::replace(self.take_lock()?, manifest.page_size)?;
-            redo.apply(Change {
+            let lock = self.take_lock()?;
+            let mut installation = Installation::replace(lock, manifest.page_size)?;
+            installation.apply(Change {
                 page_count: manifest.page_count,
                 hash_before: DatabaseHash::default(),
                 hash_after: manifest.hash,
                 pages: &mut pages,
             })?;
-            let (lock, hashes) = redo.finish()?;
+            let (lock, hashes) = installation.finish()?;
             self.open(lock, &hashes, &[])?;
             if let State::Open(open) = &mut self.state {
                 open.installed = Some(spool.path().to_owned());

@@ -1,9 +1,12 @@
 //! Start-up: from what is on disk to a database that holds exactly the committed prefix of the log.
 //!
-//! The checkpoint record says up to where the main file is complete; everything later is redone
-//! from the log, up to the durable `committed`, as exact pages straight into the main file before
-//! any connection is open. The cost is the log since the last checkpoint, never the size of the
-//! database.
+//! The checkpoint record names the state that the files have, exactly; everything later is redone
+//! from the log, up to the durable `committed`, before any connection is open. The cost is the log
+//! since the last checkpoint, never the size of the database.
+//!
+//! Unless somebody has opened the database while the node was down: SQLite moves the whole WAL into
+//! the main file when its last connection closes. Then the file is the state of a later entry,
+//! which its hash finds in the log.
 
 use std::fs;
 use std::path::Path;
@@ -12,17 +15,18 @@ use std::sync::Arc;
 use openraft::EntryPayload;
 use openraft::storage::RaftLogStorage as _;
 
+use super::beginning::Beginning;
 use super::error::{Error, REBUILD};
-use super::fence::{Fence, Verdict};
+use super::fence::Fence;
 use super::frontier::State;
 use super::options::NodeOptions;
-use super::parts::{StagedParts, all_pages, first_hash};
+use super::replay::Replay;
 use super::spool::Spool;
 use crate::raft::codec::{decode_membership, encode_membership};
 use crate::raft::log::{Files, Log, LogIdentity, LogOptions, RealFiles};
 use crate::raft::{StoredMembership, log_id_of, position_of};
-use crate::sqlite::{Change, PageHashes, Record, Redo, StartLock};
-use crate::wal::{ClusterId, DatabaseHash, Delta, DeltaHeader, PageNumber, Position};
+use crate::sqlite::{Change, Installation, PageHashes, Record, StartLock};
+use crate::wal::{ClusterId, DatabaseHash, DeltaHeader, PageNumber, Position};
 
 /// What a node starts from.
 pub(crate) struct Recovered {
@@ -74,36 +78,32 @@ pub(crate) fn recover(
             .as_ref()
             .is_none_or(|record| record.applied < spool.manifest().applied)
     });
-    let lock = StartLock::acquire(dir, options.open_wait)?;
+    let mut lock = StartLock::acquire(dir, options.open_wait)?;
     let was_closed = record.as_ref().is_none_or(|record| record.is_closed);
+    // What may be the last copy is looked at as a whole before anybody counts on it, and pages that
+    // were not received count as good only if they are.
     let last_copy = options.recovery.is_some();
-    let suspect = match &record {
-        // What may be the last copy is looked at as a whole before anybody counts on it.
-        Some(_) if last_copy => true,
-        // Pages that were not received count as good only if they are.
-        Some(_) if pending.is_some() => true,
-        Some(record) => {
-            let is_suspect = record.is_suspect(&lock)?;
-            if is_suspect {
-                tracing::warn!("the database file was changed while the node was down");
-            }
-            is_suspect
+    let is_doubtful = last_copy || pending.is_some();
+    let record = match (pending, record) {
+        (Some(spool), record) => {
+            lock = install(lock, &spool, record.as_ref())?;
+            Record::load(dir)?.expect("the installation was recorded")
         }
-        None => false,
-    };
-    let (mut redo, start) = match (pending, record) {
-        (Some(spool), record) => install(lock, &spool, record.as_ref())?,
-        (None, Some(record)) => {
-            let start = state_of(&record, dir)?;
-            (Redo::begin(lock, &record)?, start)
-        }
+        (None, Some(record)) => record,
         (None, None) => return unborn(lock, log),
     };
+    let beginning = Beginning::find(lock, &record, &log, options, is_doubtful)?;
     let mut replay = Replay {
-        state: start,
+        state: state_of(&record, dir)?,
         parts: None,
+        covered: beginning.covered,
     };
+    let (mut redo, mut damaged) = (beginning.redo, beginning.damaged);
     replay.run(&log, &mut redo, options)?;
+    damaged.retain(|page| !redo.has_changed(*page));
+    if last_copy {
+        refuse(&damaged, dir)?;
+    }
     let Replay { state, .. } = replay;
     let membership = state.settled_membership().clone();
     // What a stage holds so far is delivered again by openraft, from its floor on.
@@ -111,17 +111,11 @@ pub(crate) fn recover(
     let applied = fence
         .last_applied
         .expect("a record has an applied position");
-    let damaged = match suspect {
-        true if last_copy => verify_last(&redo, dir).map(|()| Vec::new())?,
-        true => verify(&redo)?,
-        false => Vec::new(),
-    };
-    let (lock, mut hashes) = redo.finish()?;
     if let Some(data) = fence.last_data {
-        compare(&log, data, hashes.sum(), lock.path())?;
+        compare(&log, data, redo.hash(), &dir.join(StartLock::FILE_NAME))?;
     }
     let encoded = encode_membership(&membership);
-    Record::save(&lock, &mut hashes, applied, fence.last_data, &encoded)?;
+    let (lock, hashes) = redo.finish(applied, fence.last_data, &encoded)?;
     remove_installed(dir)?;
     Ok(Recovered {
         log,
@@ -208,22 +202,8 @@ pub(crate) async fn reconcile(mut log: Log, applied: Option<Position>) -> Result
     dropped.map_err(Error::io("purge the log"))
 }
 
-/// Somebody has touched or replaced the main file while the node was down, or pages of it belong to
-/// an image that was received in part. A copy with the same pages is as good; pages that differ are
-/// not served until they are mended.
-fn verify(redo: &Redo) -> Result<Vec<PageNumber>, Error> {
-    tracing::info!("reading all of the database file, to compare its pages with their hashes");
-    let damaged = redo.verify()?;
-    if !damaged.is_empty() {
-        let pages = damaged.len();
-        tracing::error!(pages, "pages are not what was written there");
-    }
-    Ok(damaged)
-}
-
-/// The same of what may be the last copy: then there is nobody to mend it from.
-fn verify_last(redo: &Redo, dir: &Path) -> Result<(), Error> {
-    let damaged = verify(redo)?;
+/// There is nobody to mend damaged pages from if this may be the last copy.
+fn refuse(damaged: &[PageNumber], dir: &Path) -> Result<(), Error> {
     let Some(first) = damaged.first() else {
         return Ok(());
     };
@@ -270,31 +250,29 @@ fn unborn(lock: StartLock, log: Log) -> Result<Recovered, Error> {
 
 /// Finishes an installation that a crash interrupted: its pages go over the main file as it was at
 /// the record, or are all there is.
-fn install(
-    lock: StartLock,
-    spool: &Spool,
-    record: Option<&Record>,
-) -> Result<(Redo, State), Error> {
+fn install(lock: StartLock, spool: &Spool, record: Option<&Record>) -> Result<StartLock, Error> {
     let manifest = spool.manifest();
     tracing::info!(applied = %manifest.applied, "finishing the installation of a received image");
     let record = record.filter(|record| record.page_size == manifest.page_size);
-    let mut redo = match record {
-        Some(record) => Redo::begin(lock, record)?,
-        None => Redo::replace(lock, manifest.page_size)?,
+    let mut installation = match record {
+        Some(record) => Installation::begin(lock, record)?,
+        None => Installation::replace(lock, manifest.page_size)?,
     };
     let mut pages = spool.pages();
-    redo.apply(Change {
+    installation.apply(Change {
         page_count: manifest.page_count,
         hash_before: record.map_or(DatabaseHash::default(), |record| record.hash),
         hash_after: manifest.hash,
         pages: &mut pages,
     })?;
-    let fence = Fence::at(Some(manifest.applied), manifest.data);
-    let start = State::new(fence, manifest.membership.clone());
-    Ok((redo, start))
+    let (lock, mut hashes) = installation.finish()?;
+    let (applied, data) = (manifest.applied, manifest.data);
+    let membership = encode_membership(&manifest.membership);
+    Record::save(&lock, &mut hashes, applied, data, &membership)?;
+    Ok(lock)
 }
 
-/// The redone image is covered by a record now.
+/// The received image is covered by a record now.
 fn remove_installed(dir: &Path) -> Result<(), Error> {
     tracing::debug!("the checkpoint record covers what was redone");
     match fs::remove_file(dir.join(super::spool::INSTALLING)) {
@@ -303,101 +281,3 @@ fn remove_installed(dir: &Path) -> Result<(), Error> {
         Err(error) => Err(Error::io("remove the installed image")(error)),
     }
 }
-
-struct Replay {
-    state: State,
-    parts: Option<StagedParts>,
-}
-
-impl Replay {
-    /// Redoes every entry after the record, up to the durable `committed`.
-    fn run(&mut self, log: &Log, redo: &mut Redo, options: &NodeOptions) -> Result<(), Error> {
-        let Some(committed) = log.committed() else {
-            return Ok(());
-        };
-        let applied = self.state.fence.last_applied;
-        let mut next = applied.map_or(0, |applied| applied.index + 1);
-        let mut redone = 0_u64;
-        while next <= committed.index {
-            let entries = log.read_blocking(next, committed.index, READ_BYTES)?;
-            if entries.first().map(|entry| entry.log_id.index) != Some(next) {
-                return Err(Error::Corrupt {
-                    what: format!("entry {next} is committed, but not in the log"),
-                    file: options.data_dir.join("log"),
-                    advice: REBUILD,
-                });
-            }
-            for entry in entries {
-                next = entry.log_id.index + 1;
-                redone += 1;
-                let position = position_of(&entry.log_id);
-                match entry.payload {
-                    EntryPayload::Membership(membership) => {
-                        let stored = StoredMembership::new(Some(entry.log_id), membership);
-                        self.state.change(|state| {
-                            state.fence.pass(position);
-                            state.membership = stored;
-                        });
-                    }
-                    EntryPayload::Normal(payload) if !payload.0.is_empty() => {
-                        let delta = Delta::decode(payload.0).map_err(|error| Error::Corrupt {
-                            what: format!("entry {position}: {error}"),
-                            file: options.data_dir.join("log"),
-                            advice: REBUILD,
-                        })?;
-                        self.redo(delta, position, redo, options)?;
-                    }
-                    EntryPayload::Blank | EntryPayload::Normal(_) => {
-                        self.state.change(|state| state.fence.pass(position));
-                    }
-                }
-            }
-        }
-        if redone > 0 {
-            tracing::info!(entries = redone, upto = %committed, "redone from the log");
-        }
-        Ok(())
-    }
-
-    fn redo(
-        &mut self,
-        delta: Delta,
-        position: Position,
-        redo: &mut Redo,
-        options: &NodeOptions,
-    ) -> Result<(), Error> {
-        let spooling = Error::io("spool the parts of a transaction");
-        let verdict = self
-            .state
-            .change(|state| state.fence.judge(delta.header(), position));
-        match verdict {
-            Verdict::Reject => self.parts = None,
-            Verdict::Stage => {
-                if delta.header().part.is_first() {
-                    let dir = options.data_dir.clone();
-                    self.parts = Some(StagedParts::new(dir, options.spool_bytes_max));
-                }
-                let parts = self.parts.as_mut().expect("the fence stages part 1 first");
-                parts.push(delta).map_err(spooling)?;
-            }
-            Verdict::Accept => {
-                let earlier = self
-                    .parts
-                    .take()
-                    .filter(|_| !delta.header().part.is_first());
-                let hash_before = first_hash(earlier.as_ref(), &delta)?;
-                let mut pages = all_pages(earlier.as_ref(), &delta);
-                redo.apply(Change {
-                    page_count: delta.header().page_count,
-                    hash_before,
-                    hash_after: delta.header().hash_after,
-                    pages: &mut pages,
-                })?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Entries are read in runs of this size.
-pub(super) const READ_BYTES: usize = 8 << 20;

@@ -12,9 +12,9 @@
 //!   which it holds a lock, says so. It looks into the WAL from where the main file ended when it
 //!   began, so it finds there every page that the piece overwrites. One under mark 0 looks into the
 //!   main file only; its lock keeps pieces away altogether.
-//! * After a crash nobody asks what the WAL said. The record counts, and redo from it writes every
-//!   page of every entry since, among them all that a piece can have touched: the caller has made
-//!   the `committed` of those entries durable before. For the same reason nothing is synced here.
+//! * After a crash the durable record counts. It relies on the frames that are moved, which are in
+//!   the WAL, synced, and are moved once more ([`overlay`](super::overlay)). So no frame is moved
+//!   that it does not rely on, and nothing is synced here.
 
 use super::checkpoint::Backfill;
 use super::error::Error;

@@ -19,6 +19,11 @@ use crate::wal::index::BACKFILL_OFFSET;
 pub enum Checkpoint {
     /// Moves what no reader is in the way of, and waits for nobody.
     Passive,
+    /// Waits for the readers that are in the way.
+    Full {
+        /// For how long at most, for each of them.
+        wait: Duration,
+    },
     /// Waits for the readers that are in the way, so that the next transaction can start the WAL
     /// afresh.
     Restart {
@@ -66,6 +71,16 @@ impl Backfill {
     }
 }
 
+impl Checkpoint {
+    /// The same, but leaves the WAL where it is.
+    pub(super) const fn without_restart(self) -> Self {
+        match self {
+            Self::Restart { wait } | Self::Truncate { wait } => Self::Full { wait },
+            other => other,
+        }
+    }
+}
+
 /// Runs a checkpoint. That readers were in the way is no error.
 pub(super) fn run(
     connection: &Connection,
@@ -74,6 +89,7 @@ pub(super) fn run(
 ) -> Result<Backfill, Error> {
     let (mode, wait) = match kind {
         Checkpoint::Passive => (sqlite::SQLITE_CHECKPOINT_PASSIVE, Duration::ZERO),
+        Checkpoint::Full { wait } => (sqlite::SQLITE_CHECKPOINT_FULL, wait),
         Checkpoint::Restart { wait } => (sqlite::SQLITE_CHECKPOINT_RESTART, wait),
         Checkpoint::Truncate { wait } => (sqlite::SQLITE_CHECKPOINT_TRUNCATE, wait),
     };

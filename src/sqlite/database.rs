@@ -1,6 +1,6 @@
 //! The database of this node, open for writing: by SQL on one connection, and by injected changes.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use super::error::Error;
 use super::facts;
 use super::heap::Exempt;
 use super::image::{Alive, Image, Source};
-use super::inject::{self, Change, failed};
+use super::inject::{self, Change, failed, read_header};
+use super::overlay::Overlay;
 use super::page_hashes::PageHashes;
 use super::record::Record;
 use super::shim::{Gate, Owner};
@@ -83,8 +84,8 @@ impl Database {
         facts::pragmas(&self.connection)
     }
 
-    /// Opens the database that [`Redo`](super::Redo) or [`create`](super::create) has put in order,
-    /// and lets other processes read it.
+    /// Opens the database that [`Redo`](super::Redo), [`Installation`](super::Installation) or
+    /// [`create`](super::create) has put in order, and lets other processes read it.
     ///
     /// # Errors
     ///
@@ -136,6 +137,7 @@ impl Database {
         // From here on nobody can be in the way; what is locked stays locked.
         connection.busy_timeout(Duration::ZERO)?;
         let wal = Arc::new(open_wal(&lock.wal_path())?);
+        lock.sync_names()?;
         let attached = witness.attach(Arc::clone(lock.file()), Arc::clone(&wal));
         let source = Source {
             main: Arc::clone(lock.file()),
@@ -260,23 +262,44 @@ impl Database {
         self.shim.be_lenient(is_lenient);
     }
 
-    /// Moves WAL content into the main file. Does nothing while an [`Image`] lives.
+    /// Moves WAL content into the main file, all of which a durable record must count on. The WAL
+    /// starts afresh only when one counts on it no more. Does nothing while an [`Image`] lives.
     ///
     /// # Errors
     ///
-    /// `Sqlite`, `Vfs`; `InTransaction`.
+    /// `NotRecorded`; `Sqlite`, `Vfs`; `InTransaction`.
     pub fn checkpoint(&mut self, kind: Checkpoint) -> Result<Backfill, Error> {
         let _exempt = Exempt::new();
         self.expect_rest()?;
         if self.is_frozen() {
             return self.held_back();
         }
+        let now = self.backfilled()?;
+        if !now.complete && self.reach()? < now.wal_frames {
+            return Err(Error::NotRecorded);
+        }
+        let kind = if self.shim.needs_wal() {
+            kind.without_restart()
+        } else {
+            kind
+        };
         checkpoint::run(&self.connection, self.shim.main, kind)
     }
 
-    /// Moves at most so many frames of the WAL into the main file, none beyond `upto` and never the
-    /// last one: that is left to [`checkpoint`](Self::checkpoint). Waits for nobody. Does nothing
-    /// while an [`Image`] lives.
+    /// Up to which frame of the WAL the durable record counts on it; 0: on none.
+    ///
+    /// # Errors
+    ///
+    /// `Vfs`.
+    pub fn reach(&self) -> Result<u32, Error> {
+        let header = read_header(self.shim.main)?;
+        let reach = |owner: &mut Owner| owner.standing.reach(&header);
+        Ok(self.shim.with_owner(reach).min(header.frame_max))
+    }
+
+    /// Moves at most so many frames of the WAL into the main file, none beyond `upto` or beyond the
+    /// [`reach`](Self::reach) of the record, and never the last one: that is left to
+    /// [`checkpoint`](Self::checkpoint). Waits for nobody. Does nothing while an [`Image`] lives.
     ///
     /// # Errors
     ///
@@ -287,6 +310,7 @@ impl Database {
         if self.is_frozen() {
             return self.held_back();
         }
+        let upto = upto.min(self.reach()?);
         backfill::run(&self.shim, self.page_size, upto, frames_max)
     }
 
@@ -328,14 +352,48 @@ impl Database {
         if !self.backfilled()?.complete {
             return Err(Error::NotCheckpointed);
         }
-        let hashes = self.shim.with_owner(|owner| owner.hashes.draft());
-        Ok(RecordDraft {
+        Ok(self.draft(applied, data, membership, None))
+    }
+
+    /// A record that counts on all of the WAL as it is now: once it is saved, this may be moved.
+    ///
+    /// # Errors
+    ///
+    /// `Vfs`.
+    pub fn draft_overlay(
+        &mut self,
+        applied: Position,
+        data: Option<Position>,
+        membership: &[u8],
+    ) -> Result<RecordDraft, Error> {
+        if self.backfilled()?.complete {
+            return self.draft_record(applied, data, membership);
+        }
+        let overlay = Overlay::of(&read_header(self.shim.main)?);
+        let wal = self.with_source(|source| Arc::clone(&source.wal));
+        Ok(self.draft(applied, data, membership, Some((wal, overlay))))
+    }
+
+    fn draft(
+        &self,
+        applied: Position,
+        data: Option<Position>,
+        membership: &[u8],
+        overlay: Option<(Arc<File>, Overlay)>,
+    ) -> RecordDraft {
+        let (hashes, standing) = self.shim.with_owner(|owner| {
+            let standing = Arc::clone(&owner.standing);
+            (owner.hashes.draft(), standing)
+        });
+        RecordDraft {
             lock: self.lock.share(),
             hashes,
             applied,
             data,
             membership: membership.to_vec(),
-        })
+            overlay,
+            standing,
+        }
     }
 
     /// Something that makes durable what was moved into the main file, on any thread.
@@ -465,7 +523,7 @@ fn check_pages(
 }
 
 /// The WAL a second time, which is harmless: SQLite takes no locks on it.
-fn open_wal(path: &Path) -> Result<std::fs::File, Error> {
+fn open_wal(path: &Path) -> Result<File, Error> {
     OpenOptions::new()
         .create(true)
         .truncate(false)

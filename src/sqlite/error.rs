@@ -81,6 +81,18 @@ pub enum Error {
     /// Not everything in the WAL has reached the main file, so there is nothing to record.
     #[error("the checkpoint is not complete")]
     NotCheckpointed,
+    /// The durable record does not count on what is in the WAL, so nothing of it may reach the main
+    /// file yet.
+    #[error("the frames of the WAL are not recorded yet")]
+    NotRecorded,
+    /// The WAL on which the checkpoint record counts is not there, or is another one.
+    #[error("{} does not have what the checkpoint record counts on: {what}", file.display())]
+    WalGone {
+        /// The WAL.
+        file: PathBuf,
+        /// What is missing.
+        what: String,
+    },
     /// Another process has the database open.
     #[error(
         "{} is in use by {}, waited {waited:?}: stop that process and start again",

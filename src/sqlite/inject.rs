@@ -53,7 +53,9 @@ pub(super) fn inject(shim: &Shim, change: Change<'_, '_>) -> Result<(), Error> {
         code: libsqlite3_sys::SQLITE_CANTOPEN,
     })?;
     let mut tail = Tail::find(shim.main, wal, page_size)?;
-    tail.restart_if_backfilled()?;
+    if !shim.needs_wal() {
+        tail.restart_if_backfilled()?;
+    }
     tail.begin()?;
     let first_frame = tail.frame_last.saturating_add(1);
     shim.cut_frames(first_frame);

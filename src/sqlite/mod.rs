@@ -7,8 +7,10 @@
 //! * Nothing that a transaction wrote leaves memory before its [`Gate`] has released it; afterwards
 //!   nothing may fail, or the process aborts.
 //! * What an injected [`Change`] claims is checked before anybody can see it.
-//! * Before there is a [`Database`] there is a [`StartLock`]; [`Redo`] or [`create`] puts the files
-//!   in order under it.
+//! * Nothing reaches the main file on which the durable [`Record`] does not count: a start finds
+//!   exactly the state that the record names.
+//! * Before there is a [`Database`] there is a [`StartLock`]; [`Redo`], [`Installation`] or
+//!   [`create`] puts the files in order under it.
 //!
 //! What it must never do: decide whether a transaction is committed, or read the log.
 //!
@@ -61,6 +63,8 @@ mod genesis;
 mod hash_table;
 mod image;
 mod inject;
+mod install;
+mod overlay;
 mod page_hashes;
 mod record;
 mod redo;
@@ -77,6 +81,8 @@ pub use facts::{PRAGMAS_SHOWN, library_version};
 pub use genesis::{AutoVacuum, create, genesis_page};
 pub use image::Image;
 pub use inject::{Change, Pages};
+pub use install::Installation;
+pub use overlay::Overlay;
 pub use page_hashes::PageHashes;
 pub use record::{Record, Stamp};
 pub use redo::Redo;

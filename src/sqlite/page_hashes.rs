@@ -15,7 +15,7 @@
 //! |   16 n |   16 | hash      | of page n; zero for the lock-byte page         |
 //!
 //! It has no checksum of its own: after a crash it may be newer than the checkpoint record, page by
-//! page. Redo replaces those entries, and what then proves the whole table is its sum.
+//! page. Redo makes those entries anew, and what then proves the whole table is its sum.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -153,6 +153,26 @@ impl PageHashes {
         page_count: PageCount,
     ) -> Result<Self, Error> {
         Self::read(&path_in(dir), Some(page_size), page_count)
+    }
+
+    /// The same; a table of zeros where the side file is damaged or gone, and not just out of
+    /// reach: it can be made anew, and whatever it is, the record's hash proves the table.
+    pub(super) fn load_or_new(
+        dir: &Path,
+        page_size: PageSize,
+        page_count: PageCount,
+    ) -> Result<Self, Error> {
+        let error = match Self::load(dir, page_size, page_count) {
+            Err(error @ (Error::Corrupt { .. } | Error::Unsupported { .. })) => error,
+            Err(Error::Io { source, what, file }) if source.kind() == io::ErrorKind::NotFound => {
+                Error::Io { what, file, source }
+            }
+            loaded => return loaded,
+        };
+        tracing::error!(%error, "the table of page hashes cannot be read");
+        let mut hashes = Self::new(page_size);
+        hashes.resize(page_count);
+        Ok(hashes)
     }
 
     /// Reads a side file. Entries it does not have are zero; extra ones are ignored. Without a page

@@ -1,17 +1,21 @@
-//! The checkpoint record: which state of the log the main file certainly contains.
+//! The checkpoint record: from which state of the log the next start goes on.
 //!
-//! Written after a complete checkpoint, in this order: the main file is synced, the page hashes are
-//! written and synced, then the record replaces the old one by a rename. So it may be too old,
-//! never too new; redo from it absorbs whatever else reached the main file.
+//! There are two kinds. A plain one says that the main file is exactly that state. One with an
+//! overlay says so of the main file with the first frames of the WAL over it ([`Overlay`]): it is
+//! made durable before the first of these frames is moved, and stays true while they are.
+//!
+//! A record is written in this order: the main file, or the WAL, is synced; the page hashes are
+//! written and synced; then the record replaces the old one by a rename.
 //!
 //! The file `checkpoint` (little-endian):
 //!
 //! | Offset | Size | Field       | Meaning                                                  |
 //! |-------:|-----:|-------------|----------------------------------------------------------|
 //! |      0 |    4 | magic       | `WBCK`                                                   |
-//! |      4 |    4 | version     | 1                                                        |
+//! |      4 |    4 | version     | 2                                                        |
 //! |      8 |    4 | flags       | bit 0: there is a data position; bit 1: the database was |
-//! |        |      |             | closed in this state; the rest zero                      |
+//! |        |      |             | closed in this state; bit 2: there is an overlay; the    |
+//! |        |      |             | rest zero                                                |
 //! |     12 |    4 | page size   | bytes                                                    |
 //! |     16 |    4 | page count  |                                                          |
 //! |     20 |    4 | membership  | its length in bytes, at most 1 MiB                       |
@@ -22,8 +26,11 @@
 //! |     96 |    8 | modified    | its modification time, seconds since 1970, signed        |
 //! |    104 |    8 | modified    | and nanoseconds                                          |
 //! |    112 |    8 | inode       | its inode number                                         |
-//! |    120 |    m | membership  | opaque                                                   |
-//! |  120+m |    4 | checksum    | CRC-32 of everything before                              |
+//! |    120 |    8 | salts       | of the WAL, as they stand there; zeros without overlay   |
+//! |    128 |    4 | frames      | of the WAL that belong to the state; zero without        |
+//! |    132 |    8 | checksum    | of the last of these frames, two words; zeros without    |
+//! |    140 |    m | membership  | opaque                                                   |
+//! |  140+m |    4 | checksum    | CRC-32 of everything before                              |
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
@@ -31,21 +38,24 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
+use super::overlay::Overlay;
 use super::page_hashes::PageHashes;
 use super::start_lock::StartLock;
-use crate::wal::{DatabaseHash, PageCount, PageSize, Position};
+use crate::planted::{self, Bug};
+use crate::wal::{Checksum, DatabaseHash, PageCount, PageSize, Position, Salts};
 
 const FILE_NAME: &str = "checkpoint";
 const TEMPORARY_NAME: &str = "checkpoint.tmp";
 const MAGIC: [u8; 4] = *b"WBCK";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FLAG_DATA: u32 = 1;
 const FLAG_CLOSED: u32 = 2;
-const HEAD_BYTES: usize = 120;
+const FLAG_OVERLAY: u32 = 4;
+const HEAD_BYTES: usize = 140;
 const CHECKSUM_BYTES: usize = 4;
 const MEMBERSHIP_BYTES_MAX: usize = 1024 * 1024;
 
-/// What the main file certainly contains.
+/// The state from which a start goes on, and where it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Record {
     /// The last log entry that was applied.
@@ -64,6 +74,8 @@ pub struct Record {
     pub stamp: Stamp,
     /// Whether the database was closed since, and nothing of ours has written to the file.
     pub is_closed: bool,
+    /// The part of the WAL that belongs to the state; `None`: the main file has all of it.
+    pub overlay: Option<Overlay>,
 }
 
 /// What changes about a file when somebody writes to it or replaces it.
@@ -120,14 +132,14 @@ impl Record {
         Ok(self.stamp == stamp(lock)?)
     }
 
-    /// Whether somebody else has changed or replaced the main file since this program closed it.
-    /// After a crash that cannot be told: a checkpoint may have been at work.
+    /// Whether somebody else has changed or replaced the main file. While there is an overlay that
+    /// cannot be told: a checkpoint may have been at work.
     ///
     /// # Errors
     ///
     /// `Io`.
     pub fn is_suspect(&self, lock: &StartLock) -> Result<bool, Error> {
-        Ok(self.is_closed && !self.matches(lock)?)
+        Ok(self.overlay.is_none() && !self.matches(lock)?)
     }
 
     /// Notes in the record, if there is one and the main file still looks as it did, that the
@@ -138,7 +150,7 @@ impl Record {
     /// `Corrupt`, `Unsupported`, `Io`.
     pub(super) fn close(lock: &StartLock) -> Result<(), Error> {
         match Self::load(lock.dir())? {
-            Some(record) if record.matches(lock)? => Self {
+            Some(record) if record.overlay.is_none() && record.matches(lock)? => Self {
                 is_closed: true,
                 ..record
             }
@@ -163,7 +175,8 @@ impl Record {
         record.write(lock.dir())
     }
 
-    /// Makes the main file, the page hashes and then the record durable.
+    /// Makes the main file, the page hashes and then the record durable. The main file has exactly
+    /// the state of the record.
     ///
     /// # Errors
     ///
@@ -178,8 +191,43 @@ impl Record {
         lock.file()
             .sync_all()
             .map_err(|e| Error::io("sync", lock.path(), e))?;
-        hashes.save(lock.dir())?;
+        Self::describe(lock, hashes, applied, data, membership)?.write(lock.dir())
+    }
+
+    /// Makes the WAL, the page hashes and then a record durable that counts on the WAL's first
+    /// frames. Nothing later than these is in the main file.
+    ///
+    /// # Errors
+    ///
+    /// `Io`.
+    pub(super) fn save_over(
+        lock: &StartLock,
+        (wal, overlay): (&File, Overlay),
+        hashes: &mut PageHashes,
+        applied: Position,
+        data: Option<Position>,
+        membership: &[u8],
+    ) -> Result<Self, Error> {
+        wal.sync_all()
+            .map_err(|e| Error::io("sync", &lock.wal_path(), e))?;
         let record = Self {
+            overlay: (!planted::is(Bug::RecordBeforePages)).then_some(overlay),
+            ..Self::describe(lock, hashes, applied, data, membership)?
+        };
+        record.write(lock.dir())?;
+        Ok(record)
+    }
+
+    /// The record of this state; the hashes are saved.
+    fn describe(
+        lock: &StartLock,
+        hashes: &mut PageHashes,
+        applied: Position,
+        data: Option<Position>,
+        membership: &[u8],
+    ) -> Result<Self, Error> {
+        hashes.save(lock.dir())?;
+        Ok(Self {
             applied,
             data,
             membership: membership.to_vec(),
@@ -188,6 +236,16 @@ impl Record {
             hash: hashes.sum(),
             stamp: stamp(lock)?,
             is_closed: false,
+            overlay: None,
+        })
+    }
+
+    /// The same state, now that the main file has all of it, durably.
+    pub(super) fn save_without_overlay(&self, lock: &StartLock) -> Result<(), Error> {
+        let record = Self {
+            overlay: None,
+            stamp: stamp(lock)?,
+            ..self.clone()
         };
         record.write(lock.dir())
     }
@@ -205,7 +263,9 @@ impl Record {
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEAD_BYTES + self.membership.len() + CHECKSUM_BYTES);
         let flag = |is_set, flag| if is_set { flag } else { 0 };
-        let flags = flag(self.data.is_some(), FLAG_DATA) | flag(self.is_closed, FLAG_CLOSED);
+        let flags = flag(self.data.is_some(), FLAG_DATA)
+            | flag(self.is_closed, FLAG_CLOSED)
+            | flag(self.overlay.is_some(), FLAG_OVERLAY);
         let membership_bytes = u32::try_from(self.membership.len()).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&MAGIC);
         for word in [
@@ -232,6 +292,11 @@ impl Record {
         bytes.extend_from_slice(&self.stamp.modified.0.to_le_bytes());
         bytes.extend_from_slice(&self.stamp.modified.1.to_le_bytes());
         bytes.extend_from_slice(&self.stamp.inode.to_le_bytes());
+        let overlay = self.overlay.unwrap_or_default();
+        bytes.extend_from_slice(&overlay.salts.0);
+        for word in [overlay.frames, overlay.checksum.s0, overlay.checksum.s1] {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
         bytes.extend_from_slice(&self.membership);
         let checksum = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
@@ -308,7 +373,7 @@ impl Fields<'_> {
         };
         let page_size = self.u32().and_then(PageSize::new);
         let page_size = page_size.ok_or_else(|| corrupt("an impossible page size", 12))?;
-        if flags & !(FLAG_DATA | FLAG_CLOSED) != 0 {
+        if flags & !(FLAG_DATA | FLAG_CLOSED | FLAG_OVERLAY) != 0 {
             return Err(corrupt("an unknown flag", 8));
         }
         let record = self.after_page_size(flags, page_size);
@@ -333,6 +398,14 @@ impl Fields<'_> {
             ),
             inode: self.u64()?,
         };
+        let overlay = Overlay {
+            salts: Salts(self.take()?),
+            frames: self.u32()?,
+            checksum: Checksum {
+                s0: self.u32()?,
+                s1: self.u32()?,
+            },
+        };
         let membership = self
             .bytes
             .get(self.at..self.at.checked_add(membership_bytes)?)?;
@@ -346,6 +419,7 @@ impl Fields<'_> {
             hash,
             stamp,
             is_closed: flags & FLAG_CLOSED != 0,
+            overlay: (flags & FLAG_OVERLAY != 0).then_some(overlay),
         })
     }
 }

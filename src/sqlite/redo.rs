@@ -1,178 +1,121 @@
-//! Start-up: brings the main file to a later state of the log, page by page, before SQLite opens
-//! it.
+//! Start-up: brings the main file from the state of the record to a later state of the log, before
+//! SQLite opens it.
 //!
-//! The main file may hold any mixture of old, newer and half-written pages, and have any length: a
-//! checkpoint was at work, or the power failed. All pages in which it can differ from the record
-//! are named by the entries since the record, each with its whole image, so writing these in order
-//! gives the exact file. The WAL is worth nothing after a power failure and is deleted first.
-//!
-//! In between the main file is no database, and if this process dies there, nobody is left to keep
-//! others away from it. So its header names a format version that no SQLite reads meanwhile (file
-//! format document, "File format version numbers"): whoever opens the file is told that it is none,
-//! until a start has finished.
+//! The main file is exactly what the record says, and stays so until everything is redone: pages
+//! that entries change are kept beside it, in a file without a name. Then they become a WAL, as a
+//! checkpoint would find it, with a record that counts on it, and only then are they moved into the
+//! main file. A crash at any moment leaves one of the two records, and all that it counts on.
 
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use super::error::Error;
+use super::ffi::randomness;
 use super::inject::{Change, PageOrder, expect_hash};
+use super::install::hashes_of;
+use super::overlay::{self, Overlay};
 use super::page_hashes::PageHashes;
 use super::record::Record;
 use super::start_lock::StartLock;
-use crate::wal::{DatabaseHash, PageCount, PageHash, PageNumber, PageSize};
+use crate::wal::{
+    DatabaseHash, FrameHeader, PageCount, PageHash, PageNumber, PageSize, Position, Salts,
+    WalHeader,
+};
 
-/// A main file that is being brought up to date, under the start lock.
+/// A database that is being brought up to date, under the start lock.
 pub struct Redo {
     lock: StartLock,
     hashes: PageHashes,
-    expected: DatabaseHash,
-    /// The format versions in the header once it may be read again.
-    versions: [u8; 2],
+    /// The hash of the state reached.
+    reached: DatabaseHash,
+    /// How many pages of the main file belong to the state reached, unless they were changed.
+    main: PageCount,
+    changed: Changed,
 }
 
 impl Redo {
-    /// Deletes the WAL and starts from the state of the record.
+    /// Starts from the state of the record: moves what it counts on into the main file, and deletes
+    /// the WAL.
     ///
     /// # Errors
     ///
-    /// `Io`, `Corrupt`, `Unsupported`.
+    /// `WalGone`, `Io`, `Corrupt`, `Unsupported`.
     pub fn begin(lock: StartLock, record: &Record) -> Result<Self, Error> {
-        if !record.is_closed {
-            hide(&lock)?;
-        }
+        overlay::absorb(&lock, record)?;
         lock.remove_wal()?;
-        // The side file may be newer than the record too; only the sum at the end says.
-        let loaded = PageHashes::load(lock.dir(), record.page_size, record.page_count);
-        let hashes = match loaded {
-            Ok(hashes) => hashes,
-            // It can be made anew: see `finish`.
-            Err(error) if is_made_anew(&error) => {
-                tracing::error!(%error, "the table of page hashes cannot be read");
-                let mut hashes = PageHashes::new(record.page_size);
-                hashes.resize(record.page_count);
-                hashes
-            }
-            Err(error) => return Err(error),
-        };
+        let hashes = PageHashes::load_or_new(lock.dir(), record.page_size, record.page_count)?;
         Ok(Self {
-            lock,
+            reached: record.hash,
+            main: record.page_count,
+            changed: Changed::new(record.page_size),
             hashes,
-            expected: record.hash,
-            versions: WAL_MODE,
+            lock,
         })
     }
 
-    /// Deletes the WAL and starts from nothing: the next change is to bring every page.
+    /// Starts from the main file as it is, whatever the record says: somebody has moved the WAL
+    /// into it. Reads all of it. The WAL, if there is one, is deleted by
+    /// [`finish`](Self::finish).
     ///
     /// # Errors
     ///
     /// `Io`.
-    pub fn replace(lock: StartLock, page_size: PageSize) -> Result<Self, Error> {
-        hide(&lock)?;
-        lock.remove_wal()?;
+    pub fn adopt(lock: StartLock, page_size: PageSize) -> Result<Self, Error> {
+        let hashes = hashes_of(&lock, page_size)?;
         Ok(Self {
+            reached: hashes.sum(),
+            main: hashes.page_count(),
+            changed: Changed::new(page_size),
+            hashes,
             lock,
-            hashes: PageHashes::new(page_size),
-            expected: DatabaseHash::default(),
-            versions: WAL_MODE,
         })
     }
 
-    /// Writes the pages of the next change. Its hash before must be the one of the state reached;
-    /// its hash after is taken on trust until [`finish`](Self::finish).
+    /// Gives the files back as they are.
+    #[must_use]
+    pub fn into_lock(self) -> StartLock {
+        self.lock
+    }
+
+    /// The hash of the state reached.
+    #[must_use]
+    pub const fn hash(&self) -> DatabaseHash {
+        self.reached
+    }
+
+    /// Makes the hashes of these pages anew where the table does not add up to the state of the
+    /// record: a crash between the table and the record leaves it newer. Those are pages that
+    /// entries after the record name; if it is not them, all pages are read. Before any
+    /// [`apply`](Self::apply), which does it without a hint.
     ///
     /// # Errors
     ///
-    /// `HashMismatch` if it does not continue the state reached; `Change`; `Delta`; `Io`.
-    pub fn apply(&mut self, change: Change<'_, '_>) -> Result<(), Error> {
-        expect_hash(change.hash_before, self.expected)?;
-        let page_size = self.hashes.page_size();
-        let mut order = PageOrder::new(page_size, self.hashes.page_count(), change.page_count);
-        let mut last = None;
-        self.hashes.resize(change.page_count);
-        hide(&self.lock)?;
-        self.set_page_count(change.page_count)?;
-        for item in change.pages {
-            let (page, mut image) = item?;
-            order.check(page, &image)?;
-            self.hashes.replace(page, PageHash::of(page, &image));
-            if page == PageNumber::FIRST {
-                let versions = &mut image.to_mut()[VERSIONS];
-                self.versions.copy_from_slice(versions);
-                versions.copy_from_slice(&UNREADABLE);
-            }
-            self.lock
-                .file()
-                .write_all_at(&image, page.offset(page_size))
-                .map_err(|e| Error::io("write", self.lock.path(), e))?;
-            last = Some(page);
+    /// `HashMismatch` if the pages are not those of the record; `Io`.
+    pub fn mend_hashes(
+        &mut self,
+        pages: impl IntoIterator<Item = PageNumber>,
+    ) -> Result<(), Error> {
+        if self.is_in_order() {
+            return Ok(());
         }
-        if let Some(page) = last {
-            order.finish(page)?;
-        }
-        self.expected = change.hash_after;
-        Ok(())
-    }
-
-    /// Reads the whole main file, once everything is redone, and compares each page with its hash.
-    /// Returns those that differ or cannot be read.
-    ///
-    /// # Errors
-    ///
-    /// `Io`, if the length or the header of the file cannot be set.
-    pub fn verify(&self) -> Result<Vec<PageNumber>, Error> {
-        self.set_page_count(self.hashes.page_count())?;
-        self.reveal()?;
-        let mut damaged = Vec::new();
-        self.each_page(|page, hash| {
-            if hash != self.hashes.get(page) {
-                damaged.push(page);
+        let mut image = vec![0; self.hashes.page_size().len()];
+        for page in pages {
+            if self.main.contains(page) && page != self.hashes.page_size().lock_byte_page() {
+                self.read(page, &mut image)?;
+                self.hashes.replace(page, PageHash::of(page, &image));
             }
-        });
-        Ok(damaged)
-    }
-
-    /// Hashes what is in the main file, page by page; `None`: it cannot be read.
-    fn each_page(&self, mut look: impl FnMut(PageNumber, Option<PageHash>)) {
-        let page_size = self.hashes.page_size();
-        let mut image = vec![0; page_size.len()];
-        for number in 1..=self.hashes.page_count().0 {
-            let page = PageNumber::new(number).expect("from 1 on");
-            if page == page_size.lock_byte_page() {
-                continue;
-            }
-            let read = self
-                .lock
-                .file()
-                .read_exact_at(&mut image, page.offset(page_size));
-            look(page, read.is_ok().then(|| PageHash::of(page, &image)));
         }
-    }
-
-    /// Makes the table of hashes anew from the main file, if the table does not add up and the
-    /// pages do: then it is the side file that is damaged.
-    fn rebuild_hashes(&mut self) -> Result<(), Error> {
-        let file = self.lock.path().display();
+        if self.is_in_order() {
+            return Ok(());
+        }
         tracing::error!(
-            %file,
+            file = %self.lock.path().display(),
             "the page hashes do not add up to the database hash; reading all pages"
         );
-        let mut found = PageHashes::new(self.hashes.page_size());
-        found.resize(self.hashes.page_count());
-        let (mut differing, mut first) = (0_u64, None);
-        self.each_page(|page, hash| {
-            if hash != self.hashes.get(page) {
-                differing += 1;
-                first = first.or(Some(page.number()));
-            }
-            found.replace(page, hash.unwrap_or_default());
-        });
-        tracing::error!(
-            pages = differing,
-            first,
-            "pages that are not what the table of page hashes says"
-        );
-        expect_hash(self.expected, found.sum())?;
+        let found = hashes_of(&self.lock, self.hashes.page_size())?;
+        expect_hash(self.reached, found.sum())?;
         tracing::warn!(
             "all pages are right; the table of page hashes was damaged and is made anew"
         );
@@ -180,86 +123,218 @@ impl Redo {
         Ok(())
     }
 
-    /// Checks that the page hashes add up to the state expected, and makes the file durable.
+    /// Whether the table of hashes is that of the state reached.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        self.hashes.sum() == self.reached
+    }
+
+    /// Reads all pages of the main file and compares each with its hash, before anything is redone.
+    /// Returns those that differ or cannot be read.
     ///
-    /// Pages that no change named are not read; [`Record::is_suspect`] says whether they should be,
-    /// and [`verify`](Self::verify) does it.
+    /// # Errors
+    ///
+    /// `Io`.
+    pub fn verify(&self) -> Result<Vec<PageNumber>, Error> {
+        let found = hashes_of(&self.lock, self.hashes.page_size())?;
+        let pages = (1..=self.hashes.page_count().0).filter_map(PageNumber::new);
+        let differs = |page: &PageNumber| found.get(*page) != self.hashes.get(*page);
+        Ok(pages.filter(differs).collect())
+    }
+
+    /// Whether an entry has changed the page.
+    #[must_use]
+    pub fn has_changed(&self, page: PageNumber) -> bool {
+        self.changed.pages.contains_key(&page)
+    }
+
+    /// Reads a page of the state reached; one that it does not have is all zeros.
+    ///
+    /// # Errors
+    ///
+    /// `Io`.
+    pub fn read(&self, page: PageNumber, image: &mut [u8]) -> Result<(), Error> {
+        let file = self.lock.path();
+        if self
+            .changed
+            .read(page, image)
+            .map_err(|e| Error::io("read", file, e))?
+        {
+            return Ok(());
+        }
+        if !self.main.contains(page) {
+            image.fill(0);
+            return Ok(());
+        }
+        let offset = page.offset(self.hashes.page_size());
+        let read = self.lock.file().read_exact_at(image, offset);
+        read.map_err(|e| Error::io("read", file, e))
+    }
+
+    /// Makes the next change.
+    ///
+    /// # Errors
+    ///
+    /// `HashMismatch` if it does not continue the state reached, or does not lead where it says;
+    /// `Change`; `Delta`; `Io`.
+    pub fn apply(&mut self, change: Change<'_, '_>) -> Result<(), Error> {
+        expect_hash(change.hash_before, self.reached)?;
+        self.mend_hashes([])?;
+        let page_size = self.hashes.page_size();
+        let mut order = PageOrder::new(page_size, self.hashes.page_count(), change.page_count);
+        let mut last = None;
+        self.hashes.resize(change.page_count);
+        self.main = self.main.min(change.page_count);
+        self.changed.cut(change.page_count);
+        for item in change.pages {
+            let (page, image) = item?;
+            order.check(page, &image)?;
+            self.hashes.replace(page, PageHash::of(page, &image));
+            self.changed.write(&self.lock, page, &image)?;
+            last = Some(page);
+        }
+        if let Some(page) = last {
+            order.finish(page)?;
+        }
+        self.reached = change.hash_after;
+        expect_hash(change.hash_after, self.hashes.sum())
+    }
+
+    /// Moves everything into the main file and records it.
     ///
     /// # Errors
     ///
     /// `HashMismatch`, `Io`.
-    pub fn finish(mut self) -> Result<(StartLock, PageHashes), Error> {
-        self.set_page_count(self.hashes.page_count())?;
-        self.reveal()?;
-        self.hashes.recompute_sum();
-        if self.expected != self.hashes.sum()
-            && let Err(error) = self.rebuild_hashes()
-        {
-            hide(&self.lock)?;
-            return Err(error);
+    pub fn finish(
+        mut self,
+        applied: Position,
+        data: Option<Position>,
+        membership: &[u8],
+    ) -> Result<(StartLock, PageHashes), Error> {
+        self.mend_hashes([])?;
+        if self.changed.pages.is_empty() && self.main == self.hashes.page_count() {
+            Record::save(&self.lock, &mut self.hashes, applied, data, membership)?;
+            self.lock.remove_wal()?;
+            return Ok((self.lock, self.hashes));
         }
-        self.lock
-            .file()
-            .sync_all()
-            .map_err(|e| Error::io("sync", self.lock.path(), e))?;
+        self.lock.remove_wal()?;
+        let (wal, overlay) = self.write_wal()?;
+        let over = (&wal, overlay);
+        let record = Record::save_over(
+            &self.lock,
+            over,
+            &mut self.hashes,
+            applied,
+            data,
+            membership,
+        )?;
+        overlay::absorb(&self.lock, &record)?;
+        self.lock.remove_wal()?;
         Ok((self.lock, self.hashes))
     }
 
-    /// Lets SQLite read the file again: all is in place.
-    fn reveal(&self) -> Result<(), Error> {
-        let (file, at) = (self.lock.file(), VERSIONS.start as u64);
-        let mut found = [0; 2];
-        let read = file.read_exact_at(&mut found, at);
-        // A file that is too short for a header was not hidden.
-        let revealed = match read {
-            Ok(()) if found == UNREADABLE => file.write_all_at(&self.versions, at),
-            _ => Ok(()),
-        };
-        revealed.map_err(|e| Error::io("write the header of", self.lock.path(), e))
-    }
-
-    fn set_page_count(&self, count: PageCount) -> Result<(), Error> {
-        let file = self.lock.file();
-        let bytes = count.file_bytes(self.hashes.page_size());
-        let found = file.metadata().map(|metadata| metadata.len());
-        // Setting the length it has would still change the modification time.
-        found
-            .and_then(|found| {
-                if found == bytes {
-                    Ok(())
-                } else {
-                    file.set_len(bytes)
-                }
-            })
-            .map_err(|e| Error::io("set the length of", self.lock.path(), e))
-    }
-}
-
-/// Makes SQLite refuse the file, if it has a header.
-fn hide(lock: &StartLock) -> Result<(), Error> {
-    let file = lock.file();
-    let hidden = file.metadata().and_then(|found| {
-        if found.len() < VERSIONS.end as u64 {
-            return Ok(());
+    /// Writes a WAL of one transaction with all pages that were changed.
+    fn write_wal(&mut self) -> Result<(File, Overlay), Error> {
+        let path = self.lock.wal_path();
+        let failed = |e| Error::io("write", &path, e);
+        let page_size = self.hashes.page_size();
+        let header = WalHeader::new(page_size, 0, Salts(randomness()));
+        let mut checksum = header.checksum();
+        let wal = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        let mut writer = BufWriter::with_capacity(WRITE_BYTES, &wal);
+        writer.write_all(&header.encode()).map_err(failed)?;
+        // A transaction has a page: this one if the changed ones were all cut off.
+        let mut pages: Vec<PageNumber> = self.changed.pages.keys().copied().collect();
+        if pages.is_empty() {
+            pages.push(PageNumber::FIRST);
         }
-        file.write_all_at(&UNREADABLE, VERSIONS.start as u64)
-    });
-    hidden.map_err(|e| Error::io("write the header of", lock.path(), e))
-}
-
-/// Whether the side file is damaged or gone, and not just out of reach. Its version is not covered
-/// by any checksum, and whatever it is, the record's hash proves the new table.
-fn is_made_anew(error: &Error) -> bool {
-    match error {
-        Error::Corrupt { .. } | Error::Unsupported { .. } => true,
-        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-        _ => false,
+        let mut image = vec![0; page_size.len()];
+        for (at, page) in pages.iter().enumerate() {
+            self.read(*page, &mut image)?;
+            let commit = (at + 1 == pages.len()).then_some(self.hashes.page_count());
+            let frame =
+                FrameHeader::seal(*page, commit, &image, header.order, header.salts, checksum);
+            checksum = frame.checksum;
+            writer.write_all(&frame.encode()).map_err(failed)?;
+            writer.write_all(&image).map_err(failed)?;
+        }
+        writer.flush().map_err(failed)?;
+        drop(writer);
+        self.lock.sync_names()?;
+        let frames = u32::try_from(pages.len()).expect("page numbers have 32 bits");
+        let overlay = Overlay {
+            salts: header.salts,
+            frames,
+            checksum,
+        };
+        Ok((wal, overlay))
     }
 }
 
-/// Where the header has the versions of the format, for writing and for reading.
-const VERSIONS: Range<usize> = 18..20;
-/// Those of every database of ours between two starts; see `genesis`.
-const WAL_MODE: [u8; 2] = [2, 2];
-/// SQLite refuses everything above 2 ("file is not a database").
-const UNREADABLE: [u8; 2] = [0xff, 0xff];
+/// The pages that were changed, each as it is now.
+struct Changed {
+    page_size: PageSize,
+    /// The place of each in the file, counted in pages.
+    pages: BTreeMap<PageNumber, u64>,
+    places: u64,
+    file: Option<File>,
+}
+
+impl Changed {
+    const fn new(page_size: PageSize) -> Self {
+        Self {
+            page_size,
+            pages: BTreeMap::new(),
+            places: 0,
+            file: None,
+        }
+    }
+
+    /// Whether the page is there.
+    fn read(&self, page: PageNumber, image: &mut [u8]) -> std::io::Result<bool> {
+        let (Some(place), Some(file)) = (self.pages.get(&page), &self.file) else {
+            return Ok(false);
+        };
+        file.read_exact_at(image, place * u64::from(self.page_size.bytes()))?;
+        Ok(true)
+    }
+
+    fn write(&mut self, lock: &StartLock, page: PageNumber, image: &[u8]) -> Result<(), Error> {
+        let path = lock.dir().join(SPOOL_NAME);
+        let failed = |e| Error::io("write", &path, e);
+        if self.file.is_none() {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .read(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(failed)?;
+            std::fs::remove_file(&path).map_err(failed)?;
+            self.file = Some(file);
+        }
+        let place = *self.pages.entry(page).or_insert_with(|| {
+            self.places += 1;
+            self.places - 1
+        });
+        let file = self.file.as_ref().expect("opened above");
+        let offset = place * u64::from(self.page_size.bytes());
+        file.write_all_at(image, offset).map_err(failed)
+    }
+
+    /// Forgets the pages beyond the end: they are new if they come back.
+    fn cut(&mut self, count: PageCount) {
+        self.pages.retain(|page, _| count.contains(*page));
+    }
+}
+
+/// The name that the file beside the main file has for a moment.
+const SPOOL_NAME: &str = "redo.spool";
+const WRITE_BYTES: usize = 1 << 20;

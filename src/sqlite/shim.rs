@@ -23,6 +23,7 @@ use super::ffi::{self, Lock, ResultCode};
 use super::heap::Exempt;
 use super::image::Source;
 use super::inject::pages_added;
+use super::overlay::Standing;
 use super::page_hashes::PageHashes;
 use super::witness::{Damage, Place, Witness};
 use crate::planted::{self, Bug};
@@ -76,6 +77,8 @@ pub(super) struct Owner {
     pub(super) gate: Box<dyn Gate>,
     /// The files again: to reserve space in the WAL, and to freeze images.
     pub(super) source: Option<Source>,
+    /// What the durable checkpoint record counts on.
+    pub(super) standing: Arc<Standing>,
     reserved: u64,
 }
 
@@ -86,6 +89,7 @@ impl Owner {
             hashes,
             gate,
             source: None,
+            standing: Arc::default(),
             reserved: 0,
         }
     }
@@ -164,6 +168,14 @@ impl Shim {
             self.damage.set(self.damage.get().or(Some(damage)));
         }
         Err(ResultCode::IOERR_READ)
+    }
+
+    /// Whether the WAL must not start afresh: the durable record counts on it.
+    pub(super) fn needs_wal(&self) -> bool {
+        let owner = self.owner.borrow();
+        owner
+            .as_ref()
+            .is_some_and(|owner| owner.standing.needs_wal())
     }
 
     /// xWrite of the main file: a checkpoint.

@@ -172,6 +172,13 @@ impl StartLock {
         self.dir.join(format!("{}-wal", Self::FILE_NAME))
     }
 
+    /// Makes the names in the data directory durable. A record may count on the WAL only once its
+    /// name is: names are durable in any order, and the record's could be first.
+    pub(super) fn sync_names(&self) -> Result<(), Error> {
+        let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
+        synced.map_err(|error| Error::io("sync", &self.dir, error))
+    }
+
     /// Deletes the WAL and the WAL-index, while the lock is held.
     pub(super) fn remove_wal(&self) -> Result<(), Error> {
         for suffix in ["-wal", "-shm"] {

@@ -488,6 +488,13 @@ unsafe extern "C" fn shm_lock(
         first += held;
         count -= held;
     }
+    // Whoever locks out all readers of the WAL is about to start it afresh (`walRestartLog`), and
+    // goes on with it as it is if he cannot.
+    let is_exclusive = flags == sqlite::SQLITE_SHM_LOCK | sqlite::SQLITE_SHM_EXCLUSIVE;
+    let is_restart = first == c_int::from(index::LOCK_READ_0) + 1 && count == 4;
+    if is_exclusive && is_restart && shim.needs_wal() {
+        return sqlite::SQLITE_BUSY;
+    }
     if count == 0 {
         return sqlite::SQLITE_OK;
     }

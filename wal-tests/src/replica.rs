@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use rusqlite::Connection;
 use wallaby::sqlite::{
-    AutoVacuum, Captured, Change, Database, DatabaseOptions, Error, Gate, PageHashes, Record, Redo,
-    StartLock, Verdict, create, genesis_page,
+    AutoVacuum, Backfill, Captured, Change, Checkpoint, Database, DatabaseOptions, Error, Gate,
+    PageHashes, Record, RecordDraft, Redo, StartLock, Verdict, create, genesis_page,
 };
 use wallaby::wal::{
     ClusterId, Delta, DeltaHeader, DeltaWriter, Encoding, PageNumber, PageSize, Part, Position,
@@ -187,6 +187,40 @@ impl Replica {
         with_change(delta, |change| self.database.inject(change))
     }
 
+    /// Makes a record durable that counts on the WAL as it is, so that it may be moved.
+    ///
+    /// # Panics
+    ///
+    /// If that fails.
+    pub fn count_on_wal(&mut self, index: u64) {
+        let at = position(index);
+        let draft = self.database.draft_overlay(at, Some(at), b"");
+        draft.and_then(RecordDraft::save).expect("a record");
+    }
+
+    /// A checkpoint with its records, under the position of the one before.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Database::checkpoint`].
+    ///
+    /// # Panics
+    ///
+    /// If a record cannot be saved.
+    pub fn checkpoint(&mut self, kind: Checkpoint) -> Result<Backfill, Error> {
+        let dir = self.path.parent().expect("a file is in a directory");
+        let record = Record::load(dir)?.expect("a record");
+        self.count_on_wal(record.applied.index);
+        let backfill = self.database.checkpoint(kind)?;
+        if !backfill.complete {
+            return Ok(backfill);
+        }
+        let (applied, data) = (record.applied, record.data);
+        self.database
+            .save_record(applied, data, &record.membership)?;
+        self.database.checkpoint(kind)
+    }
+
     /// All pages, as readers see them.
     ///
     /// # Panics
@@ -233,7 +267,7 @@ pub fn with_change<T>(delta: &Delta, f: impl FnOnce(Change<'_, '_>) -> T) -> T {
     })
 }
 
-/// Redo from the record in `dir`, without opening the database.
+/// Redo from the record in `dir`, without opening the database. Each delta counts as an entry.
 ///
 /// # Errors
 ///
@@ -249,7 +283,8 @@ pub fn redo(dir: &Path, deltas: &[Delta]) -> Result<(StartLock, PageHashes), Err
     for delta in deltas {
         with_change(delta, |change| redo.apply(change))?;
     }
-    redo.finish()
+    let at = position(record.applied.index + deltas.len() as u64);
+    redo.finish(at, Some(at), &record.membership)
 }
 
 /// Runs SQL on a leader and returns the deltas.

@@ -71,7 +71,7 @@ fn until_the_gate_has_released_it_a_transaction_is_nowhere() {
             let dir = data_dir();
             let mut node = create(dir.path(), DatabaseOptions::default());
             let at = wal_tests::replica::position(2);
-            node.database.checkpoint(Checkpoint::Passive).unwrap();
+            node.checkpoint(Checkpoint::Passive).unwrap();
             node.database.save_record(at, Some(at), b"").unwrap();
             let path = node.path().to_owned();
             drop(node);
@@ -209,12 +209,7 @@ fn a_database_may_move_to_its_thread_and_an_image_to_many() {
     let mut node = create(dir.path(), DatabaseOptions::default());
     std::thread::spawn(move || {
         node.sql().execute_batch("CREATE TABLE t(a)").unwrap();
-        assert!(
-            node.database
-                .checkpoint(Checkpoint::Passive)
-                .unwrap()
-                .complete
-        );
+        assert!(node.checkpoint(Checkpoint::Passive).unwrap().complete);
     })
     .join()
     .unwrap();
@@ -279,12 +274,7 @@ fn the_lock_byte_page_is_neither_captured_nor_hashed() {
         follower.inject(&delta).unwrap();
     }
     for node in [&mut leader, &mut follower] {
-        assert!(
-            node.database
-                .checkpoint(Checkpoint::Passive)
-                .unwrap()
-                .complete
-        );
+        assert!(node.checkpoint(Checkpoint::Passive).unwrap().complete);
         assert_eq!(count(&node.reader()), 2);
         let image = node.database.image().unwrap();
         let mut page = vec![1; size.len()];

@@ -131,7 +131,7 @@ fn checkpoint(replica: &mut Replica, random: &mut Random) {
         Checkpoint::Restart { wait },
         Checkpoint::Truncate { wait },
     ]);
-    let backfill = replica.database.checkpoint(kind).unwrap();
+    let backfill = replica.checkpoint(kind).unwrap();
     assert!(backfill.complete, "nobody is in the way");
 }
 

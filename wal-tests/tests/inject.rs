@@ -174,12 +174,11 @@ fn readers_of_all_kinds_see_each_injected_change_whole_or_not_at_all() {
             both(&leader, &mut follower, &transfer(&mut random));
             if random.chance(2) {
                 follower
-                    .database
                     .checkpoint(Checkpoint::Restart { wait: WAIT })
                     .unwrap();
             }
             if random.chance(2) {
-                follower.database.checkpoint(Checkpoint::Passive).unwrap();
+                follower.checkpoint(Checkpoint::Passive).unwrap();
             }
         }
         stop.store(true, Ordering::Release);
@@ -213,7 +212,7 @@ fn the_wal_starts_afresh_only_when_no_reader_needs_it_and_then_with_new_salts() 
         .unwrap();
     let (before, header) = (sum(), wal_header(&follower));
     // The reader's state is the newest, so it does not keep the checkpoint from being complete.
-    let backfill = follower.database.checkpoint(Checkpoint::Passive).unwrap();
+    let backfill = follower.checkpoint(Checkpoint::Passive).unwrap();
     assert!(backfill.complete);
     let change = "UPDATE account SET balance = 0, filler = zeroblob(650)";
     both(&leader, &mut follower, change);
@@ -221,13 +220,7 @@ fn the_wal_starts_afresh_only_when_no_reader_needs_it_and_then_with_new_salts() 
     assert_eq!(wal_header(&follower), header);
     reader.execute_batch("COMMIT").unwrap();
     assert_ne!(sum(), before);
-    assert!(
-        follower
-            .database
-            .checkpoint(Checkpoint::Passive)
-            .unwrap()
-            .complete
-    );
+    assert!(follower.checkpoint(Checkpoint::Passive).unwrap().complete);
     both(&leader, &mut follower, "DELETE FROM account WHERE id = 1");
     let fresh = wal_header(&follower);
     let salts = |header: WalHeader| header.salts.0.split_at(4).0.to_vec();
@@ -263,9 +256,7 @@ fn either_node_may_write_the_next_transaction() {
         }
         for node in &mut nodes {
             if random.chance(5) {
-                node.database
-                    .checkpoint(Checkpoint::Restart { wait: WAIT })
-                    .unwrap();
+                node.checkpoint(Checkpoint::Restart { wait: WAIT }).unwrap();
             }
         }
         assert_eq!(nodes[0].database.hash(), nodes[1].database.hash());
@@ -293,7 +284,6 @@ fn sqlite_recovers_an_injected_wal_by_itself() {
             let pages = recovered_pages(&copy, page_size as usize);
             assert!(pages == follower.pages());
             follower
-                .database
                 .checkpoint(Checkpoint::Restart { wait: WAIT })
                 .unwrap();
         }
@@ -375,7 +365,6 @@ fn what_a_dead_writer_left_in_the_wal_index_is_cleaned_up() {
         integrity_check(&follower.reader());
         assert!(leader.database.hash() == follower.database.hash());
         follower
-            .database
             .checkpoint(Checkpoint::Restart { wait: WAIT })
             .unwrap();
         both(&leader, &mut follower, &transfer(&mut random));
@@ -434,7 +423,7 @@ fn an_image_stays_as_it_was_and_keeps_checkpoints_away() {
     let mut random = Random::new(5);
     for complete in [false, true] {
         if complete {
-            let backfill = node.database.checkpoint(Checkpoint::Passive).unwrap();
+            let backfill = node.checkpoint(Checkpoint::Passive).unwrap();
             assert!(backfill.complete);
         }
         let (before, hash) = (node.pages(), node.database.hash());
@@ -442,7 +431,7 @@ fn an_image_stays_as_it_was_and_keeps_checkpoints_away() {
         for _ in 0..50 {
             both(&node, &mut other, &transfer(&mut random));
             for kind in [Checkpoint::Passive, Checkpoint::Truncate { wait: WAIT }] {
-                assert!(!node.database.checkpoint(kind).unwrap().complete);
+                assert!(!node.checkpoint(kind).unwrap().complete);
             }
         }
         assert_ne!(node.database.hash(), hash);
@@ -464,12 +453,7 @@ fn an_image_stays_as_it_was_and_keeps_checkpoints_away() {
         let beyond = wallaby::wal::PageNumber::new(image.page_count().0 + 1).unwrap();
         assert!(image.read(beyond, &mut [0; 1024]).is_err());
         drop(image);
-        assert!(
-            node.database
-                .checkpoint(Checkpoint::Passive)
-                .unwrap()
-                .complete
-        );
+        assert!(node.checkpoint(Checkpoint::Passive).unwrap().complete);
     }
 }
 
@@ -509,7 +493,6 @@ fn a_wrong_change_is_refused_and_leaves_no_trace() {
     for (round, restart) in [false, true].into_iter().enumerate() {
         if restart {
             follower
-                .database
                 .checkpoint(Checkpoint::Restart { wait: WAIT })
                 .unwrap();
         }

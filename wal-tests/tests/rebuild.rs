@@ -285,9 +285,9 @@ fn forge(dir: &Path) {
         ..record.clone()
     };
     let lock = StartLock::acquire(dir, Duration::ZERO).unwrap();
-    let (lock, mut hashes) = Redo::begin(lock, &forged).unwrap().finish().unwrap();
     let (applied, data) = (record.applied, record.data);
-    Record::save(&lock, &mut hashes, applied, data, &record.membership).unwrap();
+    let redo = Redo::begin(lock, &forged).unwrap();
+    drop(redo.finish(applied, data, &record.membership).unwrap());
 }
 
 /// Has a node forget its log, so that only its own files say what its database is.

@@ -13,7 +13,8 @@ use wal_tests::replica::{Replica, data_dir, position, redo, with_change};
 use wal_tests::seed::Random;
 use wal_tests::sql_workload::{Step, Workload};
 use wallaby::sqlite::{
-    AutoVacuum, Change, Checkpoint, DatabaseOptions, Error, Record, Redo, StartLock, genesis_page,
+    AutoVacuum, Change, Checkpoint, DatabaseOptions, Error, Installation, Record, Redo, StartLock,
+    genesis_page,
 };
 use wallaby::wal::{Delta, PageSize};
 
@@ -30,7 +31,7 @@ fn create(dir: &Path) -> Replica {
 }
 
 fn save(node: &mut Replica, index: u64) {
-    let backfill = node.database.checkpoint(Checkpoint::Passive).unwrap();
+    let backfill = node.checkpoint(Checkpoint::Passive).unwrap();
     assert!(backfill.complete);
     node.database
         .save_record(position(index), Some(position(index)), b"members")
@@ -175,9 +176,15 @@ fn a_damaged_record_is_refused() {
     newer[4] += 1;
     assert!(matches!(
         load(&newer),
-        Err(Error::Unsupported { version: 2, .. })
+        Err(Error::Unsupported { version: 3, .. })
     ));
     assert_eq!(load(&bytes).unwrap(), Some(record));
+    node.sql().execute_batch("CREATE TABLE t(a)").unwrap();
+    node.count_on_wal(8);
+    let over = Record::load(dir.path()).unwrap().unwrap();
+    let frames = node.database.backfilled().unwrap().wal_frames;
+    assert_eq!(over.overlay.map(|overlay| overlay.frames), Some(frames));
+    assert_eq!((over.applied, over.is_closed), (position(8), false));
 }
 
 #[test]
@@ -246,7 +253,6 @@ fn nothing_is_recorded_before_the_checkpoint_is_complete() {
         .execute_batch("INSERT INTO t VALUES (1)")
         .unwrap();
     let backfill = node
-        .database
         .checkpoint(Checkpoint::Restart {
             wait: Duration::ZERO,
         })
@@ -261,8 +267,8 @@ fn nothing_is_recorded_before_the_checkpoint_is_complete() {
     save(&mut node, 2);
 }
 
-/// Damages the main file as a crash in a checkpoint can: only in pages that the deltas name, or in
-/// its length.
+/// Damages the main file as a crash in a checkpoint can: only in pages that these deltas name, or
+/// in its length.
 fn damage(path: &Path, random: &mut Random, deltas: &[Delta]) {
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     let mut largest = 0;
@@ -297,8 +303,8 @@ fn damage(path: &Path, random: &mut Random, deltas: &[Delta]) {
 }
 
 #[test]
-fn redo_makes_the_exact_file_out_of_any_mixture_of_old_new_and_torn_pages() {
-    for seed in 0..40 {
+fn redo_makes_the_exact_file_out_of_whatever_a_checkpoint_leaves() {
+    for seed in 0..60 {
         let dir = data_dir();
         let mut random = Random::new(seed);
         let mut workload = Workload::new(seed, true);
@@ -308,20 +314,26 @@ fn redo_makes_the_exact_file_out_of_any_mixture_of_old_new_and_torn_pages() {
         save(&mut node, 2);
         let record = std::fs::read(dir.path().join("checkpoint")).unwrap();
         let mut deltas = work(&node, &mut workload, 10);
-        if random.chance(50) {
-            // A later checkpoint that crashed before its record: the page hashes are newer.
-            save(&mut node, 3);
-            std::fs::write(dir.path().join("checkpoint"), &record).unwrap();
+        let mut moved = Vec::new();
+        match random.number_below(3) {
+            // The record counts on the WAL, and a crash came while it was moved.
+            0 => {
+                node.count_on_wal(3);
+                moved.append(&mut deltas);
+            }
+            // A crash came between the page hashes and their record: the hashes are newer.
+            1 => {
+                node.count_on_wal(3);
+                std::fs::write(dir.path().join("checkpoint"), &record).unwrap();
+            }
+            _ => {}
         }
         deltas.extend(work(&node, &mut workload, 3));
-        if random.chance(50) {
-            node.database.checkpoint(Checkpoint::Passive).unwrap();
-        }
         let (expected, hash) = (node.pages(), node.database.hash());
         let path = node.path().to_owned();
         node.database.close().unwrap();
-        damage(&path, &mut random, &deltas);
-        if !deltas.is_empty() {
+        damage(&path, &mut random, &moved);
+        if deltas.len() > 1 {
             let one_less = redo(dir.path(), &deltas[1..]);
             assert!(
                 matches!(one_less, Err(Error::HashMismatch { .. })),
@@ -340,16 +352,102 @@ fn redo_makes_the_exact_file_out_of_any_mixture_of_old_new_and_torn_pages() {
             .query_row("PRAGMA integrity_check", (), |row| row.get(0))
             .unwrap();
         assert_eq!(answer, "ok");
-        save(&mut node, 4);
+        save(&mut node, 40);
         let pages = node.pages();
         node.database.close().unwrap();
         assert!(std::fs::read(&path).unwrap() == pages.concat());
     }
 }
 
+/// Whatever is missing of the WAL on which a record counts, no start goes on without it.
+#[test]
+fn a_record_that_counts_on_a_wal_that_is_gone_is_no_beginning() {
+    let dir = data_dir();
+    let mut node = create(dir.path());
+    node.sql()
+        .execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES(1)")
+        .unwrap();
+    node.count_on_wal(2);
+    let (expected, wal) = (node.pages(), dir.path().join("db.sqlite-wal"));
+    let path = node.path().to_owned();
+    node.database.close().unwrap();
+    let bytes = std::fs::read(&wal).unwrap();
+    let record = Record::load(dir.path()).unwrap().unwrap();
+    let frames = record.overlay.unwrap().frames as usize;
+    let end = 32 + frames * (24 + PAGE_BYTES);
+    let begin = || {
+        let lock = StartLock::acquire(dir.path(), Duration::ZERO).unwrap();
+        Redo::begin(lock, &record).map(drop)
+    };
+    let refuse = |what: &str| {
+        let begun = begin();
+        assert!(
+            matches!(begun, Err(Error::WalGone { .. })),
+            "{what}: {begun:?}"
+        );
+    };
+    std::fs::remove_file(&wal).unwrap();
+    refuse("no file");
+    for length in [0, 31, 32, end - 1] {
+        std::fs::write(&wal, &bytes[..length]).unwrap();
+        refuse(&format!("{length} bytes"));
+    }
+    for at in (0..end).step_by(97).chain([16, 20, 24, end - 1]) {
+        let mut damaged = bytes[..end].to_vec();
+        damaged[at] ^= 1;
+        std::fs::write(&wal, damaged).unwrap();
+        refuse(&format!("byte {at}"));
+    }
+    // What comes after it plays no part.
+    std::fs::write(&wal, [&bytes[..end], b"junk"].concat()).unwrap();
+    begin().unwrap();
+    assert!(std::fs::read(&path).unwrap() == expected.concat());
+    let plain = Record::load(dir.path()).unwrap().unwrap();
+    assert_eq!((plain.overlay, plain.hash), (None, record.hash));
+}
+
 /// Whoever opens the file when a start-up has died in the middle of it.
 #[test]
-fn a_file_that_was_redone_in_part_is_no_database() {
+fn a_file_whose_redo_was_interrupted_is_the_database_of_before() {
+    let (dir, deltas, expected) = two_tables();
+    let record = Record::load(dir.path()).unwrap().unwrap();
+    let path = dir.path().join("db.sqlite");
+    let before = std::fs::read(&path).unwrap();
+    let lock = StartLock::acquire(dir.path(), Duration::ZERO).unwrap();
+    let mut interrupted = Redo::begin(lock, &record).unwrap();
+    one_page(&deltas[0], |change| drop(interrupted.apply(change)));
+    drop(interrupted);
+    assert!(agree(&path).unwrap());
+    assert!(std::fs::read(&path).unwrap() == before);
+    drop(redo(dir.path(), &deltas).unwrap());
+    assert!(std::fs::read(&path).unwrap() == expected.concat());
+    assert!(agree(&path).unwrap());
+}
+
+#[test]
+fn a_file_that_was_replaced_in_part_is_no_database() {
+    let (dir, deltas, expected) = two_tables();
+    let record = Record::load(dir.path()).unwrap().unwrap();
+    let path = dir.path().join("db.sqlite");
+    let begin = || {
+        let lock = StartLock::acquire(dir.path(), Duration::ZERO).unwrap();
+        Installation::begin(lock, &record).unwrap()
+    };
+    let mut interrupted = begin();
+    one_page(&deltas[0], |change| drop(interrupted.apply(change)));
+    drop(interrupted);
+    let error = agree(&path).unwrap_err();
+    let code = error.sqlite_error_code();
+    assert_eq!(code, Some(ErrorCode::NotADatabase), "{error}");
+    let mut again = begin();
+    with_change(&deltas[0], |change| again.apply(change)).unwrap();
+    drop(again.finish().unwrap());
+    assert!(std::fs::read(&path).unwrap() == expected.concat());
+    assert!(agree(&path).unwrap());
+}
+
+/// A database that was recorded, and the delta and the pages of a transaction after that.
+fn two_tables() -> (tempfile::TempDir, Vec<Delta>, Vec<Vec<u8>>) {
     let dir = data_dir();
     let mut node = create(dir.path());
     node.sql()
@@ -360,40 +458,34 @@ fn a_file_that_was_redone_in_part_is_no_database() {
     let both = "BEGIN; INSERT INTO t VALUES(1); INSERT INTO u VALUES(1); COMMIT";
     node.sql().execute_batch(both).unwrap();
     let released = node.decisions.take();
-    let path = node.path().to_owned();
     let expected = node.pages();
     node.database.close().unwrap();
-    let deltas: Vec<_> = released
-        .into_iter()
-        .map(|bytes| Delta::decode(bytes).unwrap())
-        .collect();
-    let look = || {
-        let plain = Connection::open(&path).unwrap();
-        let sql = "SELECT (SELECT count(*) FROM t) = (SELECT count(*) FROM u)";
-        plain.query_row(sql, (), |row| row.get::<_, bool>(0))
-    };
-    let record = Record::load(dir.path()).unwrap().unwrap();
-    let lock = StartLock::acquire(dir.path(), Duration::ZERO).unwrap();
-    let mut interrupted = Redo::begin(lock, &record).unwrap();
-    with_change(&deltas[0], |change| {
+    let deltas = released.into_iter();
+    let deltas = deltas.map(|bytes| Delta::decode(bytes).unwrap()).collect();
+    (dir, deltas, expected)
+}
+
+/// The first page of a change only.
+fn one_page(delta: &Delta, f: impl FnOnce(Change<'_, '_>)) {
+    with_change(delta, |change| {
         let Change {
             page_count,
             hash_before,
             hash_after,
             pages,
         } = change;
-        drop(interrupted.apply(Change {
+        f(Change {
             page_count,
             hash_before,
             hash_after,
             pages: &mut pages.take(1),
-        }));
+        });
     });
-    drop(interrupted);
-    let error = look().unwrap_err();
-    let code = error.sqlite_error_code();
-    assert_eq!(code, Some(ErrorCode::NotADatabase), "{error}");
-    drop(redo(dir.path(), &deltas).unwrap());
-    assert!(std::fs::read(&path).unwrap() == expected.concat());
-    assert!(look().unwrap());
+}
+
+/// What SQLite alone says of the two tables: whether they have as many rows.
+fn agree(path: &Path) -> rusqlite::Result<bool> {
+    let plain = Connection::open(path).unwrap();
+    let sql = "SELECT (SELECT count(*) FROM t) = (SELECT count(*) FROM u)";
+    plain.query_row(sql, (), |row| row.get(0))
 }

@@ -41,7 +41,7 @@ fn a_follower_shrinks_with_its_leader() {
     assert_eq!(empty, pages(&leader));
     assert_eq!(follower.pages().len(), empty as usize);
     let file = |node: &mut Replica| {
-        let moved = node.database.checkpoint(Checkpoint::Restart { wait: WAIT });
+        let moved = node.checkpoint(Checkpoint::Restart { wait: WAIT });
         assert!(moved.unwrap().complete);
         std::fs::metadata(node.path()).unwrap().len()
     };

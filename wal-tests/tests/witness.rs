@@ -38,7 +38,7 @@ fn checkpoint(node: &mut Replica) {
     let kind = Checkpoint::Restart {
         wait: Duration::from_secs(1),
     };
-    assert!(node.database.checkpoint(kind).unwrap().complete);
+    assert!(node.checkpoint(kind).unwrap().complete);
 }
 
 fn readers(path: &Path, witness: Option<&Arc<Witness>>) -> Readers {
@@ -170,7 +170,7 @@ fn nothing_is_taken_for_damage_that_is_none() {
             },
         };
         if random.below(2) == 0 {
-            node.database.checkpoint(kind).unwrap();
+            node.checkpoint(kind).unwrap();
         }
         query(&readers, ALL).unwrap();
     }

@@ -107,7 +107,7 @@ pub fn inject(data: &[u8]) -> Reached {
 }
 
 fn checkpoint(replica: &mut Replica, kind: Checkpoint) {
-    replica.database.checkpoint(kind).expect("a checkpoint");
+    replica.checkpoint(kind).expect("a checkpoint");
 }
 
 /// A change that is offered to the database.

@@ -108,11 +108,15 @@ fn identity() -> Vec<u8> {
 
 fn checkpoint() -> Vec<u8> {
     let mut bytes = b"WBCK".to_vec();
-    for number in [1_u32, 1, 4096, 9, 3] {
+    for number in [2_u32, 5, 4096, 9, 3] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
     bytes.extend_from_slice(&77_u128.to_le_bytes());
     for number in [1_u64, 2, 3, 1, 2, 3, 9 * 4096, 5, 6, 7] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    bytes.extend_from_slice(b"salts...");
+    for number in [8_u32, 9, 10] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
     bytes.extend_from_slice(b"abc");

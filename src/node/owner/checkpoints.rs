@@ -1,10 +1,11 @@
 //! When the owner thread moves the WAL into the main file: as the WAL grows, when there is nothing
 //! else to do, and when it is asked to.
 //!
-//! A checkpoint is taken in steps, with the jobs that wait between them: pieces of the WAL, as many
-//! as it takes until little is left, then SQLite's own checkpoint over the rest, and then the
-//! record, which another thread makes durable. So however long the WAL has become, a write waits
-//! for one step only.
+//! A checkpoint is taken in steps, with the jobs that wait between them: a record that counts on
+//! the WAL as it is, which another thread makes durable; then pieces of what it counts on, as many
+//! as it takes until little is left; then in one go a record for the rest, SQLite's own checkpoint
+//! over it, and the record that the main file has everything. So however long the WAL has become, a
+//! write waits for one step only.
 
 use std::time::{Duration, Instant};
 
@@ -32,8 +33,6 @@ pub(super) struct Pace {
     unfrozen_wal_bytes: u64,
     /// What the last record covers, be it durable or not yet.
     applied: Option<Position>,
-    /// Frames that may be moved.
-    allowed: Option<Allowed>,
     /// Frames of the WAL at the last piece.
     frames_seen: u32,
     /// Bytes moved that nobody has been asked to make durable.
@@ -55,13 +54,6 @@ enum Next {
     Soon,
     /// When what holds it back may have gone.
     Later,
-}
-
-/// The frames that are there when this entry is applied.
-#[derive(Clone, Copy)]
-struct Allowed {
-    applied: Position,
-    frames: u32,
 }
 
 /// Somebody who asked for a checkpoint.
@@ -237,16 +229,21 @@ impl OwnerThread {
 
     fn try_step(&mut self) -> Result<Next, Error> {
         let state = self.context.desk.frontier.state();
-        let (State::Open(open), Some(applied)) = (&self.state, state.fence.last_applied) else {
+        let State::Open(open) = &self.state else {
             return Ok(Next::Idle);
         };
-        let now = open.database.backfilled()?;
-        if now.left() > self.rest_frames_max(now, open.database.page_size()) {
-            return self.move_pieces(now, applied);
+        let (now, reach) = (open.database.backfilled()?, open.database.reach()?);
+        let size = open.database.page_size();
+        if now.left() > piece(size) {
+            if reach > now.backfilled {
+                return self.move_pieces(now, reach);
+            }
+            if reach == 0 || now.left() > self.rest_frames_max(size) {
+                return self.record_wal(&state);
+            }
         }
-        // The record before this one is not durable yet. A WAL that grows too long meanwhile is
-        // moved, and recorded later.
-        if self.recorder.is_saving() && (now.complete || !self.is_patient()) {
+        // The record before this one is not durable yet, or much of what was moved.
+        if self.flush() || self.recorder.is_flushing() || self.recorder.is_saving() {
             return Ok(Next::Soon);
         }
         let wait = if self.is_patient() {
@@ -258,39 +255,61 @@ impl OwnerThread {
     }
 
     /// How many frames the last step may have. While one large job follows the other there is
-    /// always more left than a piece: what was added since the log was asked for `committed`. A WAL
-    /// that is never moved to its end is never recorded, and grows for ever.
-    fn rest_frames_max(&self, now: Backfill, page_size: PageSize) -> u32 {
-        let allowed = self.checkpoint.allowed;
-        if allowed.is_none_or(|allowed| allowed.frames > now.backfilled) {
-            piece(page_size)
-        } else if self.is_flooded() {
+    /// always more left than a piece: what was added since the record. A WAL that is never moved to
+    /// its end never starts afresh, and grows for ever.
+    fn rest_frames_max(&self, page_size: PageSize) -> u32 {
+        if self.is_flooded() {
             u32::MAX
         } else {
             REST_BYTES / page_size.bytes()
         }
     }
 
+    /// Has a record made durable that counts on the WAL as it is: before that no page is moved.
+    fn record_wal(&mut self, state: &frontier::State) -> Result<Next, Error> {
+        let (State::Open(open), Some(settled)) = (&mut self.state, state.fence.settled()) else {
+            return Ok(Next::Idle);
+        };
+        // The log has its entry durably: nothing is applied before.
+        if self.recorder.is_saving() {
+            return Ok(Next::Soon);
+        }
+        let membership = state.settled_membership();
+        let encoded = encode_membership(membership);
+        let data = state.fence.last_data;
+        let draft = open.database.draft_overlay(settled, data, &encoded)?;
+        self.recorder.save(Save {
+            draft,
+            recorded: Recorded {
+                applied: settled,
+                membership: membership.clone(),
+            },
+            spool: open.installed.take(),
+            askers: Vec::new(),
+        });
+        Ok(Next::Soon)
+    }
+
+    /// Has what was moved made durable, so that the last step has little to wait for. Whether there
+    /// was anything.
+    fn flush(&mut self) -> bool {
+        let State::Open(open) = &self.state else {
+            return false;
+        };
+        let is_much = self.checkpoint.unflushed_bytes > 0;
+        if is_much && !self.recorder.is_flushing() {
+            self.checkpoint.unflushed_bytes = 0;
+            self.recorder.flush(open.database.flusher());
+        }
+        is_much
+    }
+
     /// Moves a piece of the WAL, or several if it grows by more.
-    fn move_pieces(&mut self, now: Backfill, applied: Position) -> Result<Next, Error> {
+    fn move_pieces(&mut self, now: Backfill, reach: u32) -> Result<Next, Error> {
         let is_flooded = self.is_flooded();
         let (State::Open(open), pace) = (&mut self.state, &mut self.checkpoint) else {
             return Ok(Next::Idle);
         };
-        let allowed = pace
-            .allowed
-            .filter(|allowed| allowed.frames > now.backfilled);
-        let allowed = allowed.unwrap_or(Allowed {
-            applied,
-            frames: now.wal_frames,
-        });
-        pace.allowed = Some(allowed);
-        // Before the first page reaches the main file: recovery must be certain to redo every entry
-        // that may be in it, and it redoes up to the durable `committed`.
-        let is_durable = self.context.log.persist_committed(allowed.applied)?;
-        if !is_durable && !planted::is(Bug::CommittedNotDurable) {
-            return Ok(Next::Soon);
-        }
         let size = open.database.page_size();
         // Twice what the jobs since the last piece have added: the WAL grows shorter.
         let grown = now.wal_frames.saturating_sub(pace.frames_seen);
@@ -299,7 +318,7 @@ impl OwnerThread {
         let (begun, mut at) = (Instant::now(), now);
         loop {
             let before = at.backfilled;
-            at = match open.database.backfill(allowed.frames, piece(size)) {
+            at = match open.database.backfill(reach, piece(size)) {
                 Ok(at) => at,
                 Err(error) => return self.met_damage(error),
             };
@@ -310,40 +329,38 @@ impl OwnerThread {
             self.context.tally.count(NodeCounter::CheckpointPieces);
             pace.unflushed_bytes += u64::from(moved) * u64::from(size.bytes());
             let is_late = begun.elapsed() > PIECES_TIME_MAX && !is_flooded;
-            if at.backfilled >= goal.min(allowed.frames) || is_late {
+            if at.backfilled >= goal.min(reach) || is_late {
                 break;
             }
         }
         // So that the record, and the kernel, never have much to write at once.
-        if pace.unflushed_bytes >= FLUSH_BYTES && !self.recorder.is_flushing() {
-            pace.unflushed_bytes = 0;
-            self.recorder.flush(open.database.flusher());
+        if pace.unflushed_bytes >= FLUSH_BYTES {
+            self.flush();
         }
         if at.backfilled == now.backfilled {
             return Ok(self.held_back(at, RETRY));
         }
-        pace.retry_at = None;
+        self.checkpoint.retry_at = None;
         Ok(Next::Now)
     }
 
-    /// Moves the rest of the WAL into the main file in one go and, if all of it went, has the
-    /// record made durable.
+    /// Moves the rest of the WAL into the main file in one go and, if all of it went, has that
+    /// recorded before anything is added: only then may the WAL start afresh.
     fn finish(&mut self, state: &frontier::State, wait: Duration) -> Result<Next, Error> {
         let (State::Open(open), Some(settled)) = (&mut self.state, state.fence.settled()) else {
             return Ok(Next::Idle);
         };
-        // As before a piece.
         let applied = state.fence.last_applied.expect("settled implies applied");
-        if !planted::is(Bug::CommittedNotDurable) {
-            self.context.log.persist_committed_blocking(applied)?;
-        }
-        if planted::is(Bug::RecordBeforePages) {
-            let membership = encode_membership(state.settled_membership());
-            open.database
-                .save_record(settled, state.fence.last_data, &membership)?;
-        }
-        let size = open.database.page_size();
+        self.context.log.persist_committed_blocking(applied)?;
+        self.recorder.wait();
+        let (data, size) = (state.fence.last_data, open.database.page_size());
+        let encoded = encode_membership(state.settled_membership());
         let mut at = open.database.backfilled()?;
+        if open.database.reach()? < at.wal_frames && !at.complete {
+            open.database
+                .draft_overlay(settled, data, &encoded)?
+                .save()?;
+        }
         while at.left() > piece(size) {
             let before = at.backfilled;
             at = match open.database.backfill(at.wal_frames, piece(size)) {
@@ -355,41 +372,61 @@ impl OwnerThread {
             }
             self.context.tally.count(NodeCounter::CheckpointPieces);
         }
-        let backfill = match open.database.checkpoint(Checkpoint::Restart { wait }) {
+        let backfill = match open.database.checkpoint(Checkpoint::Full { wait }) {
             Ok(backfill) => backfill,
             Err(error) => return self.met_damage(error),
         };
-        self.checkpoint.allowed = None;
         let pause = if wait > SHORT_WAIT { BACK_OFF } else { RETRY };
         if !backfill.complete {
             return Ok(self.held_back(backfill, pause));
         }
-        // Where readers only keep the WAL from starting afresh, the record need not wait for them.
-        self.checkpoint.retry_at = backfill.is_held_back.then(|| Instant::now() + pause);
         self.context.outlets.blocked.send_replace(None);
         self.context.tally.count(NodeCounter::Checkpoints);
-        if self.recorder.is_saving() {
-            self.checkpoint.is_wanted = true;
-            return Ok(Next::Soon);
+        if !planted::is(Bug::RestartBeforeRecord) {
+            self.record_all(state, settled, &encoded)?;
         }
-        let membership = state.settled_membership();
-        let encoded = encode_membership(membership);
-        let draft = open
-            .database
-            .draft_record(settled, state.fence.last_data, &encoded)?;
+        self.restart_wal(wait, pause)
+    }
+
+    /// Records that the main file has everything, and waits for that.
+    fn record_all(
+        &mut self,
+        state: &frontier::State,
+        settled: Position,
+        membership: &[u8],
+    ) -> Result<(), Error> {
+        let State::Open(open) = &mut self.state else {
+            return Ok(());
+        };
+        let data = state.fence.last_data;
+        let draft = open.database.draft_record(settled, data, membership)?;
         let askers = std::mem::take(&mut self.checkpoint.askers);
         self.recorder.save(Save {
             draft,
             recorded: Recorded {
                 applied: settled,
-                membership: membership.clone(),
+                membership: state.settled_membership().clone(),
             },
             spool: open.installed.take(),
             askers: askers.into_iter().map(Waiting::answer).collect(),
         });
+        self.recorder.wait();
         self.checkpoint.applied = Some(settled);
         self.checkpoint.is_wanted = false;
         self.checkpoint.unflushed_bytes = 0;
+        Ok(())
+    }
+
+    /// Waits for the readers that keep the next transaction from starting the WAL afresh.
+    fn restart_wal(&mut self, wait: Duration, pause: Duration) -> Result<Next, Error> {
+        let State::Open(open) = &mut self.state else {
+            return Ok(Next::Idle);
+        };
+        let backfill = match open.database.checkpoint(Checkpoint::Restart { wait }) {
+            Ok(backfill) => backfill,
+            Err(error) => return self.met_damage(error),
+        };
+        self.checkpoint.retry_at = backfill.is_held_back.then(|| Instant::now() + pause);
         Ok(Next::Idle)
     }
 

@@ -168,20 +168,6 @@ impl Log {
         }
     }
 
-    /// Whether a committed record of `position` or later is durable. If not, one will be soon.
-    pub fn persist_committed(&self, position: Position) -> Result<bool, LogError> {
-        let mut state = self.shared.lock();
-        state.usable()?;
-        state.note_committed(log_id_of(position));
-        let durable = state.durable_committed;
-        let is_durable = durable.is_some_and(|durable| durable.index >= position.index);
-        if !is_durable {
-            state.flush_wanted = true;
-            self.shared.work.notify_one();
-        }
-        Ok(is_durable)
-    }
-
     /// The durable committed position: as recovered at open, and moving on since.
     pub fn committed(&self) -> Option<Position> {
         self.shared

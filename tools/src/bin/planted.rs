@@ -251,7 +251,7 @@ fn convicting(bug: Bug) -> Vec<Test> {
         Bug::CutAtFirstDamage => vec![fast("log", "a_damaged_interior_is_refused")],
         Bug::SegmentNameTrusted => vec![fast("log", "a_segment_under_a_wrong_name")],
         Bug::FailureForgotten => vec![fast("log_crash", "any_failing_call_latches")],
-        Bug::RecordBeforePages | Bug::CommittedNotDurable => {
+        Bug::RecordBeforePages | Bug::PagesBeforeRecord | Bug::RestartBeforeRecord => {
             vec![fast("crash_points", "a_crash_at_any_call")]
         }
         Bug::PurgedBeforeRecord => vec![fast("kill", "what_its_record_does_not_cover")],

@@ -118,9 +118,10 @@ impl Directory {
         self.image_up_to(self.is_closed().then_some(0))
     }
 
-    /// The main file, whatever is in the WAL.
+    /// The state of the record: the main file, with the frames of the WAL that it counts on.
     pub(super) fn main_image(&self) -> Result<Image, Failure> {
-        self.image_up_to(Some(0))
+        let overlay = self.record().and_then(|record| record.overlay);
+        self.image_up_to(Some(overlay.map_or(0, |overlay| overlay.frames)))
     }
 
     fn image_up_to(&self, frame: Option<u32>) -> Result<Image, Failure> {

@@ -82,7 +82,8 @@ pub(super) fn record_facts(printer: &mut Printer<'_>, record: &Record) -> Shown<
                 format!("{}.{:09}", record.stamp.modified.0, record.stamp.modified.1),
             )
             .with("file_inode", record.stamp.inode)
-            .with("closed_in_order", record.is_closed),
+            .with("closed_in_order", record.is_closed)
+            .with("wal_frames", record.overlay.map(|overlay| overlay.frames)),
     )?;
     match decode_membership(&record.membership) {
         Ok(membership) => members(printer, &membership),

@@ -4,5 +4,6 @@
 
 mod damage;
 mod kills;
+mod opened;
 mod pieces;
 mod writes;

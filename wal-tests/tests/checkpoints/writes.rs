@@ -38,10 +38,10 @@ pub(crate) fn large_transaction(cluster: &ProcessCluster) {
 fn writes_are_acknowledged_between_the_pieces_of_a_long_wal() {
     let mut cluster = ProcessCluster::start(1, &Formation::Join, &[]);
     create(&cluster);
+    let completed = number(&cluster, "checkpoint.completed");
     large_transaction(&cluster);
-    let large = number(&cluster, "data_index");
     let (mut writes, mut between, mut last) = (0, 0, 0);
-    while number(&cluster, "checkpoint.index") < large {
+    while number(&cluster, "checkpoint.completed") == completed {
         let pieces = number(&cluster, "checkpoint.pieces");
         write(&cluster, "INSERT INTO small VALUES(NULL)");
         writes += 1;
