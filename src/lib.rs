@@ -32,12 +32,12 @@
 //! | 3 | `node/write` | queued; the owner thread takes what is queued | no |
 //! | 4 | `sqlite/writer` | one SQLite transaction on the owner thread | no |
 //! | 5 | `sqlite/shim` | COMMIT: the frames stay in memory, xSync asks the gate | no |
-//! | 6 | `node/gate` | the frames become one [`wal::Delta`], encoded once | no |
+//! | 6 | `node/gate` | what changed in their pages becomes one [`wal::Delta`], encoded once | no |
 //! | 7 | `raft/log` | the leader appends and syncs, in parallel with 8 | leader |
 //! | 8 | `node/network` | the same bytes go to every follower | no |
 //! | 9 | follower `raft/log` | appends, syncs, acknowledges | **quorum** |
 //! | 10 | `node/apply` | committed: xSync writes the WAL, SQLite publishes | again from the log |
-//! | 11 | follower `sqlite/inject` | writes the same pages, publishes | again from the log |
+//! | 11 | follower `sqlite/inject` | makes the same pages, publishes | again from the log |
 //! | 12 | `http/response` | the answers of the group | |
 //!
 //! xSync is where a commit waits for the quorum. If the answer is no, SQLite itself rolls back.

@@ -271,6 +271,7 @@ fn wallaby(server: &Server, status: &NodeStatus) -> Value {
         "lag_entries": status.progress.as_ref().map(|progress| progress.lag_entries),
         "log_bytes": status.log_bytes,
         "log_cut_off": status.log_cut_off,
+        "log_written": status.log_written,
         "nodes": members.into_iter().map(member).collect::<Vec<_>>(),
         "out_of_service": status.out_of_service,
         "page_count": status.page_count,
@@ -278,6 +279,7 @@ fn wallaby(server: &Server, status: &NodeStatus) -> Value {
         "purged_index": status.purged_index,
         "removed": status.removed,
         "repair": repair(&status.repair),
+        "replication": counted(server, "replication"),
         "role": status.role.name(),
         "shortage": status.shortage,
         "snapshots": snapshots(server, status),
@@ -326,12 +328,17 @@ fn snapshots(server: &Server, status: &NodeStatus) -> Value {
             })
         })
         .collect();
-    let mut value = json!({
-        "longest_freeze_us": micros(status.freeze_longest),
-        "transfers": transfers,
-    });
+    let mut value = counted(server, "snapshots");
+    value["longest_freeze_us"] = json!(micros(status.freeze_longest));
+    value["transfers"] = json!(transfers);
+    value
+}
+
+/// The counters of one map.
+fn counted(server: &Server, map: &str) -> Value {
+    let mut value = json!({});
     let counts = server.node.counters().all().into_iter();
-    for count in counts.filter(|count| count.map == "snapshots") {
+    for count in counts.filter(|count| count.map == map) {
         value[count.name] = json!(count.value);
     }
     value

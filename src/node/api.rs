@@ -314,6 +314,8 @@ pub struct NodeStatus {
     pub wal_bytes: u64,
     /// Bytes of the Raft log on disk.
     pub log_bytes: u64,
+    /// Bytes written to the Raft log since the node started.
+    pub log_written: u64,
     /// Entries cut off the end of the Raft log since the node started, because another leader
     /// replaced them.
     pub log_cut_off: u64,

@@ -27,6 +27,7 @@ use super::owner::{Job, Owner, Recorded};
 use super::parts::StagedParts;
 use super::rebuild;
 use super::repair::Repairs;
+use super::tally::{NodeCounter, Tally};
 use crate::planted::{self, Bug};
 use crate::raft::log::Log;
 use crate::raft::{
@@ -58,6 +59,7 @@ pub(crate) struct StateMachine {
     pub(crate) repairs: Arc<Repairs>,
     pub(crate) spool_bytes_max: u64,
     pub(crate) parts: Option<StagedParts>,
+    pub(crate) tally: Arc<Tally<NodeCounter>>,
     /// Whether this node was made a member since the process started.
     pub(crate) taken_in: Arc<AtomicBool>,
 }
@@ -105,6 +107,7 @@ impl StateMachine {
             let what = format!("entry {position} belongs to cluster {}", header.cluster);
             return Err(io::Error::other(what));
         }
+        self.count(&delta);
         let (sequence, after) = (header.sequence, header.hash_after);
         let from_us = (header.origin, header.epoch) == (self.origin.node, self.origin.epoch);
         let ours = from_us && self.flights.is_waiting(sequence);
@@ -154,6 +157,17 @@ impl StateMachine {
         })
     }
 
+    fn count(&self, delta: &Delta) {
+        let stored: usize = delta.page_table().map(|entry| entry.bytes).sum();
+        let images = delta.len() as u64 * u64::from(delta.header().page_size.bytes());
+        self.tally.count(NodeCounter::Deltas);
+        self.tally.add(NodeCounter::DeltaPages, delta.len() as u64);
+        self.tally.add(NodeCounter::DeltaImageBytes, images);
+        self.tally.add(NodeCounter::DeltaStoredBytes, stored as u64);
+        let bytes = delta.bytes().len() as u64;
+        self.tally.add(NodeCounter::DeltaBytes, bytes);
+    }
+
     async fn inject(&mut self, delta: Delta, position: Position) -> io::Result<()> {
         let earlier = if delta.header().part.of > 1 {
             self.parts.take()
@@ -181,10 +195,18 @@ impl StateMachine {
             return Ok(());
         };
         let what = format!("injecting entry {position}: {error}");
-        if matches!(error, Error::Sqlite(sqlite::Error::HashMismatch { .. }))
-            && self.repairs.has_diverged(position.index, origin).await
-        {
-            let what = format!("the database is not the one that the others have: {what}");
+        let why = match error {
+            Error::Sqlite(sqlite::Error::HashMismatch { .. })
+                if self.repairs.has_diverged(position.index, origin).await =>
+            {
+                Some("the database is not the one that the others have")
+            }
+            // The others have changed the page meanwhile.
+            Error::Sqlite(sqlite::Error::Damaged(_)) => Some("nobody has the page that is damaged"),
+            _ => None,
+        };
+        if let Some(why) = why {
+            let what = format!("{why}: {what}");
             rebuild::order(&self.dir, &what).map_err(io::Error::other)?;
             return Err(io::Error::other(format!("{what}; {RESTART}")));
         }

@@ -176,7 +176,8 @@ impl Desk {
         self.serve_holds(|| transaction.image());
         let split = Split::new(transaction, self.entry_bytes_max);
         if split.of == 1 {
-            match self.encode(transaction, &split, 1, sequence, base) {
+            let header = self.header(transaction, &split, 1, sequence, base);
+            match transaction.patches(header) {
                 Ok(part) => {
                     self.stages.count(Stage::Appended);
                     self.proposer.propose_whole(sequence, ticket, part);
@@ -211,7 +212,8 @@ impl Desk {
     ) -> Option<Fate> {
         let parts = self.proposer.begin(sequence, ticket);
         for number in 1..=split.of {
-            let part = match self.encode(transaction, split, number, sequence, base) {
+            let header = self.header(transaction, split, number, sequence, base);
+            let part = match encode_part(transaction, split, header) {
                 Ok(part) => part,
                 Err(error) => {
                     self.refuse_unread(sequence, &error);
@@ -284,16 +286,16 @@ impl Desk {
         }
     }
 
-    fn encode(
+    fn header(
         &self,
         transaction: &Captured<'_>,
         split: &Split,
         number: u32,
         sequence: u64,
         base: Option<Position>,
-    ) -> io::Result<Bytes> {
+    ) -> DeltaHeader {
         let zero = DatabaseHash::default();
-        let header = DeltaHeader {
+        DeltaHeader {
             cluster: self.origin.cluster,
             origin: self.origin.node,
             epoch: self.origin.epoch,
@@ -315,23 +317,27 @@ impl Desk {
                 number,
                 of: split.of,
             },
-        };
-        let encoding = if split.of == 1 {
-            Encoding::Raw
-        } else {
-            Encoding::Zstd
-        };
-        let mut writer = DeltaWriter::new(header, encoding);
-        let mut image = vec![0; transaction.page_size().len()];
-        let pages = transaction.page_numbers();
-        let first = (number as usize - 1) * split.pages_per_part;
-        let last = (first + split.pages_per_part).min(pages.len());
-        for (index, page) in pages.iter().enumerate().take(last).skip(first) {
-            transaction.read(index, &mut image)?;
-            writer.push(*page, &image);
         }
-        Ok(writer.finish())
     }
+}
+
+/// A part of a large transaction: whole pages, because not all of their versions before could be
+/// kept in memory where it is applied.
+fn encode_part(
+    transaction: &Captured<'_>,
+    split: &Split,
+    header: DeltaHeader,
+) -> io::Result<Bytes> {
+    let mut writer = DeltaWriter::new(header, Encoding::Zstd);
+    let mut image = vec![0; transaction.page_size().len()];
+    let pages = transaction.page_numbers();
+    let first = (header.part.number as usize - 1) * split.pages_per_part;
+    let last = (first + split.pages_per_part).min(pages.len());
+    for (index, page) in pages.iter().enumerate().take(last).skip(first) {
+        transaction.read(index, &mut image)?;
+        writer.push(*page, &image);
+    }
+    Ok(writer.finish())
 }
 
 /// What became of a part.

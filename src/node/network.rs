@@ -24,6 +24,7 @@ use super::apply::SnapshotData;
 use super::image_sender::ImageSender;
 use super::lineage::{Lineage, Objection};
 use super::places::Places;
+use super::tally::{NodeCounter, Tally};
 use super::wire::{
     self, AppendReply, TransferMessage, TransferReply, VoteAnswer, VoteMessage, VoteReply, kind,
 };
@@ -202,7 +203,8 @@ impl RaftNetworkV2<TypeConfig> for Link {
                 .await;
             let (writer, reader) = opened.map_err(|error| rpc_error(&error))?;
             let (sent, outstanding) = mpsc::unbounded_channel();
-            let sender = tokio::spawn(send_appends(input, writer, sent));
+            let tally = Arc::clone(&self.images.tally);
+            let sender = tokio::spawn(send_appends(input, writer, sent, tally));
             let pipeline = Pipeline {
                 reader,
                 outstanding,
@@ -290,6 +292,7 @@ async fn send_appends<S>(
     mut input: S,
     mut writer: FrameWriter,
     sent: mpsc::UnboundedSender<InFlight>,
+    tally: Arc<Tally<NodeCounter>>,
 ) where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
 {
@@ -309,6 +312,8 @@ async fn send_appends<S>(
             return;
         };
         let (head, payloads) = append_frame::encode(&request);
+        let length = head.len() + payloads.iter().map(Bytes::len).sum::<usize>();
+        tally.add(NodeCounter::AppendBytesSent, length as u64);
         let in_flight = InFlight {
             bytes: weight,
             _permits: [slot, room],

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use openraft::{Config, SnapshotPolicy};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Raft;
@@ -38,6 +37,7 @@ use super::peers::{Peers, Shared};
 use super::places::Places;
 use super::progress::Stands;
 use super::proposer::Proposer;
+use super::raft_config::raft_config;
 use super::read_index::Questions;
 use super::rebuild;
 use super::recovery::{Recovered, reconcile, recover};
@@ -402,6 +402,7 @@ impl Assembly {
             repairs: Arc::clone(repairs),
             spool_bytes_max: self.options.spool_bytes_max,
             parts: None,
+            tally: Arc::clone(&self.tally),
             taken_in: self.membership.taken_in(),
         }
     }
@@ -547,31 +548,6 @@ impl Inner {
     }
 }
 
-/// openraft's settings; the reasons are in the design, section 11.
-fn raft_config(options: &NodeOptions) -> Result<Config, Error> {
-    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let config = Config {
-        cluster_name: "wallaby".to_owned(),
-        heartbeat_interval: ms(options.heartbeat()),
-        election_timeout_min: ms(options.election_min()),
-        election_timeout_max: ms(options.election_max()),
-        enable_pre_vote: Some(true),
-        // A restarted leader becomes one again only by an election, so that leading implies a new
-        // term, whose first entry proves that everything before it is applied.
-        enable_leader_restore: Some(false),
-        quorum_loss_probe_interval: Some(ms(options.election_max() * 2)),
-        max_payload_entries: 512,
-        // Snapshots and purges follow our own checkpoint records, by bytes: see `tasks`.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
-        backoff: RECONNECT_BACKOFF.to_owned(),
-        ..Config::default()
-    };
-    config
-        .validate()
-        .map_err(|error| Error::Configuration(error.to_string()))
-}
-
 /// Only the operator's account reads what the database contains.
 pub(super) fn create_dir(options: &NodeOptions) -> Result<(), Error> {
     let dir = &options.data_dir;
@@ -596,5 +572,3 @@ const FLIGHT_PATIENCE: Duration = Duration::from_secs(2);
 const TASKS_END: Duration = Duration::from_secs(2);
 /// Beyond this, clients are told to come back.
 const READS_WAITING_MAX: usize = 16 << 10;
-/// Short first, because most interruptions are restarts on the same machine.
-const RECONNECT_BACKOFF: &str = "50ms 100ms ...1s";

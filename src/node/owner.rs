@@ -28,7 +28,7 @@ use super::image_receiver::Arrival;
 use super::outlets::{Extent, Outlets};
 use super::parts::{StagedParts, all_pages, first_hash};
 use super::proposer::Ticket;
-use super::repair::Repairs;
+use super::repair::{Repairs, wait_mended};
 use super::running::Inner;
 use super::scratch::Scratch;
 use super::tally::{NodeCounter, Tally};
@@ -392,6 +392,11 @@ impl OwnerThread {
             State::Open(open) => {
                 let before = first_hash(earlier, delta)?;
                 let mut injected = inject_delta(&mut open.database, delta, earlier);
+                while let Err(sqlite::Error::Damaged(damage)) = injected
+                    && wait_mended(&self.context.repairs, damage)
+                {
+                    injected = inject_delta(&mut open.database, delta, earlier);
+                }
                 // Perhaps it is only this node's memory that is wrong.
                 if matches!(injected, Err(sqlite::Error::HashMismatch { .. }))
                     && open.database.hash() != before
@@ -412,7 +417,7 @@ impl OwnerThread {
     /// The genesis: the first data entry is the database itself, one page.
     fn create(&mut self, delta: &Delta, position: Position) -> Result<(), Error> {
         let Some((PageNumber::FIRST, image)) = delta
-            .pages()
+            .whole_pages()
             .next()
             .transpose()
             .map_err(sqlite::Error::from)?
@@ -532,7 +537,18 @@ fn inject_delta(
 ) -> Result<(), sqlite::Error> {
     let header = delta.header();
     let hash_before = first_hash(earlier, delta)?;
-    let mut pages = all_pages(earlier, delta);
+    // Patches would make anything out of the pages of another state, or say that they do not fit.
+    let (expected, found) = (hash_before, database.hash());
+    if expected != found {
+        return Err(sqlite::Error::HashMismatch { expected, found });
+    }
+    let published = (!delta.is_whole()).then(|| database.published());
+    let published = published.transpose()?;
+    let old = |page, image: &mut [u8]| match &published {
+        Some(published) => published.read(page, image),
+        None => Ok(()),
+    };
+    let mut pages = all_pages(earlier, delta, old)?;
     database.inject(Change {
         page_count: header.page_count,
         hash_before,

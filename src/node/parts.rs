@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::gate::PageImage;
 use crate::sqlite;
-use crate::wal::{DatabaseHash, Delta, DeltaError};
+use crate::wal::{DatabaseHash, Delta, DeltaError, PageNumber, Part};
 
 /// The parts so far, in order.
 pub(crate) struct StagedParts {
@@ -95,18 +95,33 @@ pub(crate) fn first_hash(
     }
 }
 
-/// All pages of a transaction, in order; one part is in memory at a time.
+/// All pages of a transaction, ascending; one part is in memory at a time. `old` is asked for the
+/// versions before the transaction here and not later, when they may be replaced.
 pub(crate) fn all_pages<'a>(
     earlier: Option<&'a StagedParts>,
     last: &'a Delta,
-) -> impl Iterator<Item = Result<PageImage<'a>, sqlite::Error>> + 'a {
+    old: impl FnMut(PageNumber, &mut [u8]) -> Result<(), sqlite::Error>,
+) -> Result<AllPages<'a>, sqlite::Error> {
+    if last.header().part == Part::WHOLE {
+        let pages: Result<Vec<_>, _> = last.pages(old).collect();
+        let mut pages = pages?;
+        pages.sort_unstable_by_key(|(page, _)| *page);
+        let pages = pages.into_iter().map(|page| owned(Ok(page)));
+        return Ok(Box::new(pages.collect::<Vec<_>>().into_iter()));
+    }
     let earlier = earlier.into_iter().flat_map(StagedParts::parts);
     let earlier = earlier.flat_map(|part| match part {
-        Ok(part) => part.pages().map(owned).collect(),
+        Ok(part) => part.whole_pages().map(owned).collect(),
         Err(error) => vec![Err(error)],
     });
-    earlier.chain(last.pages().map(|page| page.map_err(sqlite::Error::from)))
+    let last = last.whole_pages();
+    Ok(Box::new(
+        earlier.chain(last.map(|page| page.map_err(sqlite::Error::from))),
+    ))
 }
+
+/// See [`all_pages`].
+type AllPages<'a> = Box<dyn Iterator<Item = Result<PageImage<'a>, sqlite::Error>> + 'a>;
 
 /// A page that outlives the part it came from.
 fn owned(page: Result<PageImage<'_>, DeltaError>) -> Result<PageImage<'static>, sqlite::Error> {

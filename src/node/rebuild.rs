@@ -47,7 +47,11 @@ pub(crate) fn is_damage(error: &Error) -> bool {
         error,
         Error::Corrupt { .. }
             | Error::Log(LogError::Corrupt { .. })
-            | Error::Sqlite(sqlite::Error::Corrupt { .. } | sqlite::Error::HashMismatch { .. })
+            | Error::Sqlite(
+                sqlite::Error::Corrupt { .. }
+                    | sqlite::Error::HashMismatch { .. }
+                    | sqlite::Error::Page { .. }
+            )
     )
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use super::Raft;
 use super::api::{Refusal, RepairStatus};
 use super::frontier::Frontier;
+use super::logged::logged_images;
 use super::options::NodeOptions;
 use super::owner::Job;
 use super::running::Inner;
@@ -26,7 +27,7 @@ use super::wire::{self, kind};
 use crate::raft::log::Log;
 use crate::sqlite::{Damage, Outlook, PageHashes, Place, Scrubbed, StartLock, Witness};
 use crate::transport::{Endpoint, Priority};
-use crate::wal::{Delta, PageHash, PageNumber, PageSize};
+use crate::wal::{PageHash, PageNumber, PageSize};
 
 /// What finds and mends damaged pages, from before the database is open.
 pub(crate) struct Repairs {
@@ -379,7 +380,7 @@ impl Repairs {
 }
 
 /// By page number and hash.
-type Images = BTreeMap<(PageNumber, u128), Vec<u8>>;
+pub(super) type Images = BTreeMap<(PageNumber, u128), Vec<u8>>;
 
 fn parse(reply: &[u8], size: PageSize) -> Images {
     let mut images = Images::new();
@@ -399,45 +400,6 @@ fn own_images(witness: &Witness, wanted: &[Damage]) -> Images {
     for Damage { place, expected } in wanted {
         if let Some(image) = witness.find(place.page(), *expected) {
             images.insert((place.page(), expected.0), image);
-        }
-    }
-    images
-}
-
-/// What the log still has of changes to these pages.
-fn logged_images(log: &Log, wanted: &[Damage]) -> Images {
-    let wanted: BTreeMap<PageNumber, PageHash> = wanted
-        .iter()
-        .map(|damage| (damage.place.page(), damage.expected))
-        .collect();
-    let mut images = Images::new();
-    let mut next = log.purged().map_or(0, |purged| purged.index + 1);
-    let last = log.last().map_or(0, |last| last.index);
-    while next <= last {
-        let Ok(entries) = log.read_blocking(next, last, READ_BYTES) else {
-            return images;
-        };
-        let Some(end) = entries.last().map(|entry| entry.log_id.index) else {
-            return images;
-        };
-        next = end + 1;
-        for entry in entries {
-            let openraft::EntryPayload::Normal(payload) = entry.payload else {
-                continue;
-            };
-            let Ok(delta) = Delta::decode(payload.0) else {
-                continue;
-            };
-            if !delta.page_numbers().any(|page| wanted.contains_key(&page)) {
-                continue;
-            }
-            for (page, image) in delta.pages().flatten() {
-                if let Some(hash) = wanted.get(&page)
-                    && PageHash::of(page, &image) == *hash
-                {
-                    images.insert((page, hash.0), image.into_owned());
-                }
-            }
         }
     }
     images
@@ -552,8 +514,6 @@ const WANTED_MAX: usize = 1024;
 const LACKING_MAX: usize = 64 << 10;
 /// Far below what a frame between nodes carries.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// Entries are read in runs of this size.
-const READ_BYTES: usize = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A page comes from a peer within milliseconds; clients are not kept waiting for more.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(2);

@@ -104,7 +104,10 @@ impl Replay {
                     .take()
                     .filter(|_| !delta.header().part.is_first());
                 let hash_before = first_hash(earlier.as_ref(), &delta)?;
-                let mut pages = all_pages(earlier.as_ref(), &delta);
+                // Patches would make anything out of the pages of another state.
+                redo.expect(hash_before)?;
+                let old = |page, image: &mut [u8]| redo.read_sound(page, image);
+                let mut pages = all_pages(earlier.as_ref(), &delta, old)?;
                 redo.apply(Change {
                     page_count: delta.header().page_count,
                     hash_before,

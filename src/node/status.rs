@@ -188,6 +188,7 @@ impl Inner {
         status.page_size = extent.page_size;
         status.wal_bytes = extent.wal_bytes;
         status.log_bytes = self.log.bytes();
+        status.log_written = self.log.written();
         status.log_cut_off = self.log.cut_off();
         status.ready = state.fence.last_data.is_some() && status.out_of_service.is_none();
         status.checkpoint_blocked = self.watches.blocked.borrow().clone();

@@ -140,6 +140,19 @@ counted! {
         JoinsReceived = ("cluster", "num_join_req"),
         /// Questions of other nodes who this one is.
         GreetingsReceived = ("cluster", "num_get_node_api_req"),
+        /// Changes to the database that this node has seen committed: each is the work of a group
+        /// of requests, or a part of it.
+        Deltas = ("replication", "deltas"),
+        /// Pages that they change.
+        DeltaPages = ("replication", "pages"),
+        /// What these pages have.
+        DeltaImageBytes = ("replication", "page_bytes"),
+        /// What is stored of these pages: what changed in them, or all of it compressed.
+        DeltaStoredBytes = ("replication", "stored_bytes"),
+        /// The same with the headers of the changes and their tables of pages.
+        DeltaBytes = ("replication", "delta_bytes"),
+        /// What entries took on their way to other nodes, before encryption.
+        AppendBytesSent = ("replication", "bytes_sent"),
         /// Pages sent to nodes that were behind the log.
         PagesSent = ("snapshots", "pages_sent"),
         /// Pages that such nodes had already.

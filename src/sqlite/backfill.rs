@@ -189,7 +189,7 @@ fn pages_of(
 }
 
 /// The last frame of a page that is entered in these regions.
-fn last_frame_of(
+pub(super) fn last_frame_of(
     regions: &[(u32, ffi::Region)],
     page: PageNumber,
     frame_max: u32,

@@ -15,6 +15,8 @@ use super::error::Error;
 use super::ffi::{self, ResultCode};
 use super::image::{Image, Source};
 use super::page_hashes::PageHashes;
+use super::published::Published;
+use super::shim::Shim;
 use crate::planted::{self, Bug};
 use crate::wal::format::{FRAME_HEADER_BYTES, WAL_HEADER_BYTES, frame_bytes, frame_offset};
 use crate::wal::{DatabaseHash, PageCount, PageNumber, PageSize};
@@ -33,7 +35,7 @@ pub struct Captured<'a> {
     pub(super) page_count: PageCount,
     pub(super) hashes_before: &'a PageHashes,
     pub(super) hash_after: DatabaseHash,
-    pub(super) shim_main: ffi::File,
+    pub(super) shim: &'a Shim,
     pub(super) source: &'a Source,
 }
 
@@ -44,7 +46,7 @@ impl Captured<'_> {
     ///
     /// `Vfs`.
     pub fn image(&self) -> Result<Image, Error> {
-        Image::freeze(self.shim_main, self.source, self.hashes_before)
+        Image::freeze(self.shim.main, self.source, self.hashes_before)
     }
 
     /// The size of each image.
@@ -57,6 +59,15 @@ impl Captured<'_> {
     #[must_use]
     pub const fn page_count(&self) -> PageCount {
         self.page_count
+    }
+
+    /// The pages as they were before the transaction.
+    ///
+    /// # Errors
+    ///
+    /// `Vfs`.
+    pub fn before(&self) -> Result<Published<'_>, Error> {
+        Published::now(self.shim, self.page_size(), self.hashes_before.page_count())
     }
 
     /// The hash of the database before the transaction.

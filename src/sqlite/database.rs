@@ -19,6 +19,7 @@ use super::image::{Alive, Image, Source};
 use super::inject::{self, Change, failed, read_header};
 use super::overlay::Overlay;
 use super::page_hashes::PageHashes;
+use super::published::Published;
 use super::record::Record;
 use super::shim::{Gate, Owner};
 use super::start_lock::StartLock;
@@ -182,6 +183,15 @@ impl Database {
         let _exempt = Exempt::new();
         self.expect_rest()?;
         inject::inject(&self.shim, change)
+    }
+
+    /// The pages as they are published now.
+    ///
+    /// # Errors
+    ///
+    /// `Vfs`.
+    pub fn published(&self) -> Result<Published<'_>, Error> {
+        Published::now(&self.shim, self.page_size, self.page_count())
     }
 
     /// The hash of the whole database.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::witness::Damage;
 use crate::wal::{DatabaseHash, DeltaError, PageNumber};
 
 /// An error of the `sqlite` layer.
@@ -72,6 +73,9 @@ pub enum Error {
         /// The first such page.
         page: u32,
     },
+    /// The version of a page that a change was made from is damaged here; it is being mended.
+    #[error("page {}, which the change needs, is damaged", .0.place.page())]
+    Damaged(Damage),
     /// The pages of a change could not be read. Nothing was changed.
     #[error(transparent)]
     Delta(#[from] DeltaError),

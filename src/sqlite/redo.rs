@@ -171,6 +171,36 @@ impl Redo {
         read.map_err(|e| Error::io("read", file, e))
     }
 
+    /// Reads a page of the state reached as [`read`](Self::read) does, and compares it with its
+    /// hash. The table of these has to be in order: see [`expect`](Self::expect).
+    ///
+    /// # Errors
+    ///
+    /// `Page` if it is another one; `Io`.
+    pub fn read_sound(&self, page: PageNumber, image: &mut [u8]) -> Result<(), Error> {
+        self.read(page, image)?;
+        if self.hashes.page_count().contains(page)
+            && Some(PageHash::of(page, image)) != self.hashes.get(page)
+        {
+            return Err(Error::Page {
+                file: self.lock.path().to_owned(),
+                page: page.number(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Compares the state reached with the one that a change was made on, and has the table of
+    /// hashes put in order.
+    ///
+    /// # Errors
+    ///
+    /// `HashMismatch`, `Io`.
+    pub fn expect(&mut self, hash_before: DatabaseHash) -> Result<(), Error> {
+        expect_hash(hash_before, self.reached)?;
+        self.mend_hashes([])
+    }
+
     /// Makes the next change.
     ///
     /// # Errors
@@ -178,8 +208,7 @@ impl Redo {
     /// `HashMismatch` if it does not continue the state reached, or does not lead where it says;
     /// `Change`; `Delta`; `Io`.
     pub fn apply(&mut self, change: Change<'_, '_>) -> Result<(), Error> {
-        expect_hash(change.hash_before, self.reached)?;
-        self.mend_hashes([])?;
+        self.expect(change.hash_before)?;
         let page_size = self.hashes.page_size();
         let mut order = PageOrder::new(page_size, self.hashes.page_count(), change.page_count);
         let mut last = None;

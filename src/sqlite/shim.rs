@@ -125,9 +125,15 @@ impl Shim {
         self.is_lenient.set(is_lenient);
     }
 
-    /// The place that a read asks for, if it is known what belongs there.
+    /// The place that a read of SQLite asks for, if it is known what belongs there, and matters.
     pub(super) fn place(&self, is_wal: bool, offset: u64, bytes: usize) -> Option<Place> {
-        let witness = self.witness.get().filter(|_| !self.is_lenient.get())?;
+        self.known_place(is_wal, offset, bytes)
+            .filter(|_| !self.is_lenient.get())
+    }
+
+    /// The place that a read asks for, if it is known what belongs there.
+    pub(super) fn known_place(&self, is_wal: bool, offset: u64, bytes: usize) -> Option<Place> {
+        let witness = self.witness.get()?;
         if is_wal {
             witness.place_in_wal(offset, bytes)
         } else {
@@ -307,7 +313,7 @@ impl Shim {
                     commit.page_count,
                     last.pages.iter().copied().zip(hashes.iter().copied()),
                 ),
-                shim_main: self.main,
+                shim: self,
                 source,
             };
             (owner.gate.commit(&captured), hashes)

@@ -324,8 +324,11 @@ impl Witness {
                 .main
                 .write_all_at(image, offset)
                 .and_then(|()| files.main.sync_data()),
-            // Nobody relies on the WAL after a crash.
-            Place::Frame { .. } => files.wal.write_all_at(image, offset),
+            // The checkpoint record may count on it.
+            Place::Frame { .. } => files
+                .wal
+                .write_all_at(image, offset)
+                .and_then(|()| files.wal.sync_data()),
         }
         .map_err(|error| Error::io("mend", &self.main_path, error))?;
         self.heal(|other| *other == place);

@@ -1,12 +1,12 @@
 //! The delta: the pages that a group changed, as one encoded value.
 //!
 //! Made once on the leader, carried in the log and over the network as the same bytes, and written
-//! into the database by every node. All integers are little-endian. The layout, version 1:
+//! into the database by every node. All integers are little-endian. The layout, version 2:
 //!
 //! | Offset | Size | Field | Meaning |
 //! |---|---|---|---|
 //! | 0 | 8 | magic | 89 57 41 4c 4c 44 0a 1a: not text, and changed by any newline conversion |
-//! | 8 | 4 | version | 1; compared before anything else is looked at |
+//! | 8 | 4 | version | 2, or 1; compared before anything else is looked at |
 //! | 12 | 4 | flags | bit 0: there is a base; the others are zero |
 //! | 16 | 16 | cluster | the cluster it belongs to, never zero |
 //! | 32 | 8 | origin | the Raft id of the node that executed the group |
@@ -21,32 +21,55 @@
 //! | 104 | 16 | hash after | of the database after the group, in the last part; else zero |
 //! | 120 | 4 | part number | from 1 |
 //! | 124 | 4 | parts | how many parts the group has |
-//! | 128 | 4 | n | pages in this delta, never zero |
+//! | 128 | 4 | n | entries of the page table, never zero |
 //! | 132 | 4 | payload checksum | CRC-32 of the payload |
 //! | 136 | 8 | payload length | in bytes |
 //! | 144 | 12 | reserved | zero |
 //! | 156 | 4 | header checksum | CRC-32 of bytes 0..156 and the page table |
-//! | 160 | 12 n | page table | see below; strictly ascending by page number |
-//! | 160 + 12 n | | payload | the pages one after the other, and nothing behind them |
+//! | 160 | 12 n | page table | see below; no page twice; in one of several parts they ascend |
+//! | 160 + 12 n | | payload | what the entries store, in their order, and nothing behind it |
 //!
-//! An entry of the page table:
+//! An entry of the page table, for one page, or for a block of 1 to 64 pages stored as patches:
 //!
 //! | Offset | Size | Field | Meaning |
 //! |---|---|---|---|
-//! | 0 | 4 | page number | at most the page count, never the lock-byte page |
-//! | 4 | 4 | length | bytes in the payload: the page size if raw, fewer otherwise |
-//! | 8 | 1 | encoding | 0 raw, 1 one Zstandard frame (RFC 8878) |
-//! | 9 | 3 | reserved | zero |
+//! | 0 | 4 | page number | of the first page |
+//! | 4 | 4 | length | bytes in the payload: the page size if raw, fewer than its pages otherwise |
+//! | 8 | 1 | encoding | 0 raw, 1 one Zstandard frame (RFC 8878), 2 a block of patches |
+//! | 9 | 1 | more pages | how many pages follow the first; zero unless it is a block of patches |
+//! | 10 | 2 | reserved | zero |
+//!
+//! Version 1 is the same without blocks of patches; it is read, and not written any more.
+//!
+//! A page number is at most the page count, and never the lock-byte page. A block of patches:
+//!
+//! | Field | Meaning |
+//! |---|---|
+//! | distances | for each page but the first: its number less that of the page before, not zero |
+//! | patches | of all its pages, as in [`patch`](super::patch), at least one byte |
+//!
+//! Distances are LEB128, as in [`patch`](super::patch), of at most five bytes.
+//!
+//! A whole page fits on anything; a patch fits on one version of its page only, and makes something
+//! else of any other. Whoever applies patches needs the pages as they were in the base, where a
+//! page that did not exist counts as zeros. That they were the right ones, only the hashes can
+//! prove: hash before of the database that the delta is applied to, and hash after of what it has
+//! become.
+//!
+//! Whoever applies the only part of a group has all its pages in memory at once, no more than
+//! [`IMAGE_BYTES_MAX`]; so they may be in any order. The parts of a larger group are read one after
+//! the other: their pages are stored whole, and ascend.
 //!
 //! Neither checksum covers less than its name says, and the header's covers the payload's, so no
 //! payload fits under another header. A reader refuses every kind of damage and repairs none: the
 //! layers below (log, transport) have their own checksums and their own other copies.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use zstd::bulk::Decompressor;
 
+use super::delta_pages::{Block, Stored, TableEntry, images};
 use super::hash::DatabaseHash;
 use super::page::{PageCount, PageNumber, PageSize};
 use super::position::{ClusterId, Position};
@@ -69,7 +92,7 @@ pub enum DeltaError {
     /// The bytes end too early.
     #[error("delta: ends too early")]
     Short,
-    /// Made by a later version of this program.
+    /// Made by another version of this program.
     #[error("delta: version {version} is not supported")]
     Unsupported {
         /// The version found.
@@ -134,14 +157,14 @@ impl DeltaHeader {
     #[must_use]
     pub fn peek(bytes: &[u8]) -> Option<Self> {
         let head = bytes.get(..HEADER_BYTES)?;
-        if head[..8] != MAGIC || u32_at(head, 8) != VERSION {
+        if head[..8] != MAGIC || !VERSIONS.contains(&u32_at(head, 8)) {
             return None;
         }
         parse_header(head).ok()
     }
 }
 
-/// How a writer stores pages.
+/// How a writer stores whole pages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Encoding {
     /// As they are.
@@ -150,25 +173,27 @@ pub enum Encoding {
     Zstd,
 }
 
-/// A checked delta: everything but the insides of compressed pages. Cheap to clone.
+/// A checked delta: everything but the insides of compressed pages and of patches. Cheap to clone.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Delta {
     header: DeltaHeader,
     bytes: Bytes,
+    entries: usize,
     pages: usize,
 }
 
 impl Delta {
-    /// Checks the bytes. Allocates nothing.
+    /// Checks the bytes. Allocates no more than their page numbers.
     ///
     /// # Errors
     ///
     /// Any [`DeltaError`].
     pub fn decode(bytes: Bytes) -> Result<Self, DeltaError> {
-        let (header, pages) = check(&bytes)?;
+        let (header, entries, pages) = check(&bytes)?;
         Ok(Self {
             header,
             bytes,
+            entries,
             pages,
         })
     }
@@ -195,7 +220,7 @@ impl Delta {
         assert!(cluster.0 != 0, "a cluster id is never zero");
         let mut bytes = self.bytes.to_vec();
         bytes[16..32].copy_from_slice(&cluster.0.to_le_bytes());
-        let table = &bytes[HEADER_BYTES..payload_offset(self.pages)];
+        let table = &bytes[HEADER_BYTES..payload_offset(self.entries)];
         let checksum = header_checksum(&bytes[..156], table);
         bytes[156..160].copy_from_slice(&checksum.to_le_bytes());
         Self {
@@ -204,6 +229,7 @@ impl Delta {
                 ..self.header
             },
             bytes: Bytes::from(bytes),
+            entries: self.entries,
             pages: self.pages,
         }
     }
@@ -215,95 +241,69 @@ impl Delta {
         self.pages
     }
 
-    /// The numbers of its pages, ascending.
+    /// Whether it has no patches, so that it can be read without the versions before.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.page_table().all(|entry| entry.stored != Stored::Patch)
+    }
+
+    /// The numbers of its pages, in the order of the table.
     pub fn page_numbers(&self) -> impl Iterator<Item = PageNumber> + '_ {
-        self.entries().map(|entry| entry.page)
+        self.blocks().flat_map(|(_, _, block)| block)
     }
 
-    /// How each page is stored, ascending: its bytes in the delta, and how they are encoded.
-    pub fn page_table(&self) -> impl Iterator<Item = (PageNumber, usize, Encoding)> + '_ {
-        self.entries().map(|entry| {
-            let encoding = if entry.raw {
-                Encoding::Raw
-            } else {
-                Encoding::Zstd
-            };
-            (entry.page, entry.length, encoding)
-        })
-    }
-
-    /// Its pages, ascending, each exactly one page size long.
-    ///
-    /// An item is an error if a compressed page does not decompress to that. Who must not apply
-    /// half a delta reads to the end first.
-    pub fn pages(&self) -> impl Iterator<Item = Result<(PageNumber, Cow<'_, [u8]>), DeltaError>> {
-        let mut decompressor = None;
-        let mut offset = payload_offset(self.pages);
-        self.entries().map(move |entry| {
-            let begin = offset;
-            offset += entry.length;
-            let stored = &self.bytes[begin..offset];
-            let image = if entry.raw {
-                Cow::Borrowed(stored)
-            } else {
-                Cow::Owned(
-                    decompress(&mut decompressor, stored, self.header.page_size).ok_or(corrupt(
-                        "a compressed page does not have the page size",
-                        begin,
-                    ))?,
-                )
-            };
-            Ok((entry.page, image))
-        })
-    }
-
-    fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
-        let table = &self.bytes[HEADER_BYTES..payload_offset(self.pages)];
+    /// How its pages are stored.
+    pub fn page_table(&self) -> impl Iterator<Item = TableEntry> + '_ {
+        let table = &self.bytes[HEADER_BYTES..payload_offset(self.entries)];
         let (entries, _) = table.as_chunks::<ENTRY_BYTES>();
         entries.iter().map(|entry| {
-            Entry::parse(entry, self.header.page_size).expect("decode has checked the page table")
+            TableEntry::parse(entry, self.header.page_size)
+                .expect("decode has checked the page table")
         })
     }
-}
 
-/// A checked entry of the page table.
-struct Entry {
-    page: PageNumber,
-    length: usize,
-    raw: bool,
-}
+    /// Its pages, in the order of the table, each exactly one page size long. `old` is asked for
+    /// the version before of each page that is stored as a patch, and finds room for it that is
+    /// all zeros, which is what a page was that did not exist.
+    ///
+    /// An item is an error if a compressed page does not decompress to a page, if `old` fails or
+    /// if patches do not fit on what it gives; the pages of a block have that one error together.
+    /// Who must not apply half a delta reads to the end first, and then compares the hashes:
+    /// patches may fit on what is not the version before.
+    pub fn pages<'a, E: From<DeltaError> + 'a>(
+        &'a self,
+        old: impl FnMut(PageNumber, &mut [u8]) -> Result<(), E> + 'a,
+    ) -> impl Iterator<Item = Result<(PageNumber, Cow<'a, [u8]>), E>> + 'a {
+        images(self.header.page_size, self.blocks(), old)
+    }
 
-impl Entry {
-    fn parse(bytes: &[u8; ENTRY_BYTES], page_size: PageSize) -> Result<Self, &'static str> {
-        let page = PageNumber::new(u32_at(bytes, 0)).ok_or("page number zero")?;
-        let length = u32_at(bytes, 4);
-        let raw = match bytes[8] {
-            ENCODING_RAW => true,
-            ENCODING_ZSTD => false,
-            _ => return Err("unknown page encoding"),
-        };
-        if bytes[9..] != [0; 3] {
-            return Err("reserved bytes in the page table");
-        }
-        let possible = if raw {
-            length == page_size.bytes()
-        } else {
-            (1..page_size.bytes()).contains(&length)
-        };
-        if !possible {
-            return Err("impossible page length");
-        }
-        Ok(Self {
-            page,
-            length: length as usize,
-            raw,
+    /// Those of its pages that are stored whole, for whoever has no versions before.
+    ///
+    /// An item is an error if a compressed page does not decompress to a page.
+    pub fn whole_pages(
+        &self,
+    ) -> impl Iterator<Item = Result<(PageNumber, Cow<'_, [u8]>), DeltaError>> {
+        let whole = self
+            .blocks()
+            .filter(|(_, entry, _)| entry.stored != Stored::Patch);
+        images(self.header.page_size, whole, |_, _| Ok(()))
+    }
+
+    /// Where each entry of the page table has its bytes, the entry, and its pages.
+    fn blocks(&self) -> impl Iterator<Item = (usize, TableEntry, Block<'_>)> {
+        let mut offset = payload_offset(self.entries);
+        self.page_table().map(move |entry| {
+            let begin = offset;
+            offset += entry.bytes;
+            let block = Block::parse(&entry, &self.bytes[begin..offset]);
+            (begin, entry, block.expect("decode has checked the blocks"))
         })
     }
 }
 
 /// Everything that `decode` checks, in the order of the layout; but lengths first, checksums before
 /// meaning.
-fn check(bytes: &[u8]) -> Result<(DeltaHeader, usize), DeltaError> {
+fn check(bytes: &[u8]) -> Result<(DeltaHeader, usize, usize), DeltaError> {
     let magic = bytes.get(..8).ok_or(DeltaError::Short)?;
     if magic != MAGIC {
         return Err(DeltaError::NotADelta);
@@ -312,7 +312,7 @@ fn check(bytes: &[u8]) -> Result<(DeltaHeader, usize), DeltaError> {
         return Err(DeltaError::Short);
     }
     let version = u32_at(bytes, 8);
-    if version != VERSION {
+    if !VERSIONS.contains(&version) {
         return Err(DeltaError::Unsupported { version });
     }
     if bytes.len() < HEADER_BYTES {
@@ -322,8 +322,8 @@ fn check(bytes: &[u8]) -> Result<(DeltaHeader, usize), DeltaError> {
     if (bytes.len() as u64) < HEADER_BYTES as u64 + u64::from(n) * ENTRY_BYTES as u64 {
         return Err(DeltaError::Short);
     }
-    let pages = n as usize;
-    let (head, payload) = bytes.split_at(payload_offset(pages));
+    let entries = n as usize;
+    let (head, payload) = bytes.split_at(payload_offset(entries));
     let (head, table) = head.split_at(HEADER_BYTES);
     if header_checksum(&head[..156], table) != u32_at(head, 156) {
         return Err(corrupt("header checksum", 156));
@@ -342,8 +342,8 @@ fn check(bytes: &[u8]) -> Result<(DeltaHeader, usize), DeltaError> {
     if crc32fast::hash(payload) != u32_at(head, 132) {
         return Err(corrupt("payload checksum", 132));
     }
-    check_table(&header, table, payload_bytes)?;
-    Ok((header, pages))
+    let pages = check_table(&header, version, table, payload)?;
+    Ok((header, entries, pages))
 }
 
 fn parse_header(head: &[u8]) -> Result<DeltaHeader, DeltaError> {
@@ -394,52 +394,81 @@ pub(super) fn check_header(header: &DeltaHeader) -> Option<DeltaError> {
     None
 }
 
-fn check_table(header: &DeltaHeader, table: &[u8], payload_bytes: u64) -> Result<(), DeltaError> {
+/// Gives how many pages there are.
+fn check_table(
+    header: &DeltaHeader,
+    version: u32,
+    table: &[u8],
+    payload: &[u8],
+) -> Result<usize, DeltaError> {
     let (entries, _) = table.as_chunks::<ENTRY_BYTES>();
     if entries.is_empty() {
         return Err(corrupt("no pages", 128));
     }
-    let mut page_last = None;
-    let mut total = 0;
+    let different = corrupt("page lengths do not add up to the payload", 136);
+    let (mut page_last, mut disorder) = (None, None);
+    let (mut pages, mut rest) = (0, payload);
     let mut offset = HEADER_BYTES;
     for bytes in entries {
-        let entry = Entry::parse(bytes, header.page_size).map_err(|what| corrupt(what, offset))?;
-        if page_last >= Some(entry.page) {
-            return Err(corrupt("pages do not ascend", offset));
+        let refuse = |what| corrupt(what, offset);
+        let entry = TableEntry::parse(bytes, header.page_size).map_err(refuse)?;
+        if entry.stored == Stored::Patch && version == 1 {
+            return Err(refuse("unknown page encoding"));
         }
-        if !header.page_count.contains(entry.page) {
-            return Err(corrupt("page beyond the page count", offset));
+        if entry.stored == Stored::Patch && header.part != Part::WHOLE {
+            return Err(refuse("patches in one of several parts"));
         }
-        let is_lock_byte_page = entry.page == header.page_size.lock_byte_page();
-        if is_lock_byte_page && !planted::is(Bug::LockBytePageTaken) {
-            return Err(corrupt("lock-byte page", offset));
+        let (stored, behind) = rest.split_at_checked(entry.bytes).ok_or(different)?;
+        for page in Block::parse(&entry, stored).map_err(refuse)? {
+            check_page(header, page).map_err(refuse)?;
+            if page_last >= Some(page) {
+                disorder = disorder.or(Some(refuse("pages do not ascend")));
+            }
+            page_last = Some(page);
         }
-        page_last = Some(entry.page);
-        total += entry.length as u64;
+        rest = behind;
+        pages += entry.pages;
         offset += ENTRY_BYTES;
     }
-    if total == payload_bytes {
-        Ok(())
-    } else {
-        Err(corrupt("page lengths do not add up to the payload", 136))
+    if !rest.is_empty() {
+        return Err(different);
     }
+    match disorder {
+        Some(error) if header.part != Part::WHOLE => return Err(error),
+        Some(_) if has_page_twice(header, entries, payload) => {
+            return Err(corrupt("a page twice", HEADER_BYTES));
+        }
+        _ => {}
+    }
+    if header.part == Part::WHOLE && pages * header.page_size.len() > IMAGE_BYTES_MAX {
+        return Err(corrupt("more pages than one part may have", 128));
+    }
+    Ok(pages)
 }
 
-/// `None` if the frame is bad or does not give exactly one page. The output has the size of a page
-/// and zstd does not write beyond it, whatever the frame claims.
-fn decompress(
-    decompressor: &mut Option<Decompressor<'static>>,
-    stored: &[u8],
-    page_size: PageSize,
-) -> Option<Vec<u8>> {
-    let decompressor = decompressor.get_or_insert_with(|| {
-        Decompressor::new().expect("a decompressor needs nothing but memory")
-    });
-    let mut image = vec![0; page_size.len()];
-    let length = decompressor
-        .decompress_to_buffer(stored, &mut image[..])
-        .ok()?;
-    (length == image.len()).then_some(image)
+/// Of a page table that is right otherwise.
+fn has_page_twice(header: &DeltaHeader, table: &[[u8; ENTRY_BYTES]], payload: &[u8]) -> bool {
+    let (mut pages, mut rest) = (Vec::new(), payload);
+    for bytes in table {
+        let entry = TableEntry::parse(bytes, header.page_size);
+        let entry = entry.expect("every entry has been checked");
+        let (stored, behind) = rest.split_at(entry.bytes);
+        pages.extend(Block::parse(&entry, stored).expect("every block has been checked"));
+        rest = behind;
+    }
+    pages.sort_unstable();
+    pages.windows(2).any(|pair| pair[0] == pair[1])
+}
+
+fn check_page(header: &DeltaHeader, page: PageNumber) -> Result<(), &'static str> {
+    if !header.page_count.contains(page) {
+        return Err("page beyond the page count");
+    }
+    let is_lock_byte_page = page == header.page_size.lock_byte_page();
+    if is_lock_byte_page && !planted::is(Bug::LockBytePageTaken) {
+        return Err("lock-byte page");
+    }
+    Ok(())
 }
 
 pub(super) fn header_checksum(head: &[u8], table: &[u8]) -> u32 {
@@ -449,11 +478,11 @@ pub(super) fn header_checksum(head: &[u8], table: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-const fn payload_offset(pages: usize) -> usize {
-    HEADER_BYTES + pages * ENTRY_BYTES
+const fn payload_offset(entries: usize) -> usize {
+    HEADER_BYTES + entries * ENTRY_BYTES
 }
 
-const fn corrupt(what: &'static str, offset: usize) -> DeltaError {
+pub(super) const fn corrupt(what: &'static str, offset: usize) -> DeltaError {
     DeltaError::Corrupt {
         what,
         offset: offset as u64,
@@ -466,7 +495,7 @@ fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
     array
 }
 
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     u32::from_le_bytes(array_at(bytes, offset))
 }
 
@@ -480,9 +509,13 @@ fn u128_at(bytes: &[u8], offset: usize) -> u128 {
 
 /// 0x89 is not ASCII, so no text begins like this; 0x0a is lost where newlines are converted.
 pub(super) const MAGIC: [u8; 8] = [0x89, b'W', b'A', b'L', b'L', b'D', 0x0a, 0x1a];
-pub(super) const VERSION: u32 = 1;
+/// The pages of the only part of a group have at most so many bytes altogether.
+pub const IMAGE_BYTES_MAX: usize = 32 << 20;
+pub(super) const VERSION: u32 = 2;
+const VERSIONS: RangeInclusive<u32> = 1..=VERSION;
 pub(super) const FLAG_BASE: u32 = 1;
 pub(super) const ENCODING_RAW: u8 = 0;
 pub(super) const ENCODING_ZSTD: u8 = 1;
+pub(super) const ENCODING_PATCH: u8 = 2;
 pub(super) const HEADER_BYTES: usize = 160;
 pub(super) const ENTRY_BYTES: usize = 12;

@@ -18,16 +18,19 @@
 //! one since 3.7.0.
 
 pub mod delta;
+mod delta_pages;
 mod delta_writer;
 pub mod format;
 mod hash;
 pub mod index;
+mod leb128;
 mod page;
 pub mod patch;
 mod position;
 mod walker;
 
 pub use delta::{Delta, DeltaError, DeltaHeader, Encoding, Part};
+pub use delta_pages::{Stored, TableEntry};
 pub use delta_writer::DeltaWriter;
 pub use format::{ByteOrder, Checksum, FrameHeader, Salts, WalError, WalHeader};
 pub use hash::{DatabaseHash, PageHash};

@@ -5,8 +5,8 @@
 //! whole page fits on anything. Whoever applies patches must therefore have exactly that version,
 //! and prove by a hash that the result is right.
 //!
-//! Nothing in a log is stored like this yet: redo would have to start from exactly the state that a
-//! record names, and a checkpoint that a crash interrupts leaves the main file between two states.
+//! Redo therefore starts from exactly the state that a record names, whatever a crash has
+//! interrupted: see `sqlite::overlay`.
 //!
 //! Up to [`PAGES_MAX`] pages are stored together, so that compression finds in one what another
 //! has, too: an index has the same keys as its table. More of them would be too much to search.
@@ -24,13 +24,16 @@
 //! |---|---|
 //! | runs | how many runs follow |
 //! | skip | for each run: bytes between the run before, or the start of the page, and this one |
-//! | length | and its own length, not zero |
-//! | bytes | and the new bytes |
+//! | length | and twice its own length, which is not zero; plus one if it was moved |
+//! | bytes | the new bytes, if it was not moved |
+//! | distance | if it was moved, twice how far it lay behind in the old page, or before plus one |
 
 use zstd::zstd_safe::{CCtx, CParameter, DCtx};
 
+use super::leb128;
+
 /// How many pages are stored together at most.
-pub const PAGES_MAX: usize = 16;
+pub const PAGES_MAX: usize = 64;
 
 /// Why stored patches cannot be applied.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -47,24 +50,38 @@ pub struct PatchError {
 /// If there is no page, or more than [`PAGES_MAX`], or their sizes differ.
 #[must_use]
 pub fn encode(pages: &[(&[u8], &[u8])]) -> Vec<u8> {
-    assert!((1..=PAGES_MAX).contains(&pages.len()), "1 to 16 pages");
-    let plain = patches(pages, GAP_MIN);
-    if plain.len() < COMPRESSED_FROM {
+    assert!((1..=PAGES_MAX).contains(&pages.len()), "1 to 64 pages");
+    let plain = patches(pages);
+    if plain.len() <= pages.len() * SMALL_BYTES_MAX {
         return plain;
     }
     let olds = prefix(pages.iter().map(|(old, _)| *old));
-    match compress(&patches(pages, GAP_COMPRESSED_MIN), &olds) {
+    match compress(&plain, &olds) {
         Some(compressed) if compressed.len() < plain.len() => compressed,
         _ => plain,
     }
 }
 
+/// Whether so little has changed that compression is not worth its time. Such pages should be
+/// stored apart from others: those often have cells that one of them has got from another.
+///
+/// # Panics
+///
+/// If the sizes differ.
+#[must_use]
+pub fn is_small(old: &[u8], new: &[u8]) -> bool {
+    assert_eq!(old.len(), new.len(), "pages of one size");
+    let mut patches = Vec::with_capacity(SMALL_BYTES_MAX);
+    encode_page(old, new, &mut patches);
+    patches.len() < SMALL_BYTES_MAX
+}
+
 /// In the plain form.
-fn patches(pages: &[(&[u8], &[u8])], gap_min: usize) -> Vec<u8> {
+fn patches(pages: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut patches = vec![FORM_PLAIN];
     for (old, new) in pages {
         assert_eq!(old.len(), new.len(), "pages of one size");
-        encode_page(old, new, gap_min, &mut patches);
+        encode_page(old, new, &mut patches);
     }
     patches
 }
@@ -96,90 +113,144 @@ pub fn apply(pages: &mut [Vec<u8>], stored: &[u8]) -> Result<(), PatchError> {
     }
 }
 
-fn encode_page(old: &[u8], new: &[u8], gap_min: usize, patches: &mut Vec<u8>) {
-    let runs = runs(old, new, gap_min);
+/// Bytes that are new, or were elsewhere in the old page.
+struct Run {
+    begin: usize,
+    end: usize,
+    /// How far it lay behind; negative if it lay before. Zero if it is new.
+    distance: isize,
+}
+
+fn encode_page(old: &[u8], new: &[u8], patches: &mut Vec<u8>) {
+    let runs = runs(old, new);
     put(patches, runs.len());
     let mut at = 0;
-    for (begin, end) in runs {
+    for Run {
+        begin,
+        end,
+        distance,
+    } in runs
+    {
+        let length = (end - begin) * 2;
         put(patches, begin - at);
-        put(patches, end - begin);
-        patches.extend_from_slice(&new[begin..end]);
+        if distance == 0 {
+            put(patches, length);
+            patches.extend_from_slice(&new[begin..end]);
+        } else {
+            put(patches, length + 1);
+            put(
+                patches,
+                distance.unsigned_abs() * 2 + usize::from(distance < 0),
+            );
+        }
         at = end;
     }
 }
 
-/// Where two versions differ. Runs that few equal bytes part are one: a run costs bytes, too.
-fn runs(old: &[u8], new: &[u8], gap_min: usize) -> Vec<(usize, usize)> {
-    let mut runs: Vec<(usize, usize)> = Vec::new();
-    let (old_words, old_rest) = old.as_chunks::<8>();
-    let (new_words, _) = new.as_chunks::<8>();
-    let mut differs = |at: usize| match runs.last_mut() {
-        Some((_, end)) if at - *end < gap_min => *end = at + 1,
-        _ => runs.push((at, at + 1)),
-    };
-    for (word, (before, after)) in old_words.iter().zip(new_words).enumerate() {
-        if before != after {
-            let pairs = before.iter().zip(after).enumerate();
-            let different = pairs.filter(|(_, (before, after))| before != after);
-            different.for_each(|(byte, _)| differs(word * 8 + byte));
+/// Where two versions differ. Runs of new bytes that few equal bytes part are one: a run costs
+/// bytes, too.
+fn runs(old: &[u8], new: &[u8]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let is_blank = old.iter().all(|byte| *byte == 0);
+    let mut at = 0;
+    while let Some(begin) = difference(old, new, at) {
+        if !is_blank && let Some((distance, end)) = moved(old, new, begin) {
+            runs.push(Run {
+                begin,
+                end,
+                distance,
+            });
+            at = end;
+            continue;
         }
-    }
-    for at in old.len() - old_rest.len()..old.len() {
-        if old[at] != new[at] {
-            differs(at);
+        at = begin + 1;
+        match runs.last_mut() {
+            Some(last) if last.distance == 0 && begin - last.end < GAP_MIN => last.end = at,
+            _ => runs.push(Run {
+                begin,
+                end: at,
+                distance: 0,
+            }),
         }
     }
     runs
 }
 
+/// The first byte from here on that is another one.
+fn difference(old: &[u8], new: &[u8], from: usize) -> Option<usize> {
+    let (old, new) = (&old[from..], &new[from..]);
+    let (old_words, old_rest) = old.as_chunks::<8>();
+    let (new_words, _) = new.as_chunks::<8>();
+    let mut words = old_words.iter().zip(new_words);
+    let equal = match words.position(|(old, new)| old != new) {
+        Some(word) => word * 8,
+        None => old.len() - old_rest.len(),
+    };
+    let mut rest = old[equal..].iter().zip(&new[equal..]);
+    rest.position(|(old, new)| old != new)
+        .map(|byte| from + equal + byte)
+}
+
+/// What begins here and lay elsewhere in the old page: the pointers to cells that follow one that
+/// was inserted or deleted, by two bytes for each (SQLite's file format, section 1.6).
+fn moved(old: &[u8], new: &[u8], begin: usize) -> Option<(isize, usize)> {
+    let first = new.get(begin..begin + MOVE_MIN)?;
+    for distance in MOVES {
+        let Some(from) = begin.checked_add_signed(distance) else {
+            continue;
+        };
+        if old.get(from..from + MOVE_MIN) == Some(first) {
+            let pairs = old[from..].iter().zip(&new[begin..]);
+            let length = pairs.take_while(|(old, new)| old == new).count();
+            return Some((distance, begin + length));
+        }
+    }
+    None
+}
+
 fn apply_page(page: &mut [u8], patches: &mut &[u8]) -> Result<(), PatchError> {
     let count = take(patches)?;
+    let old = if count > 0 { page.to_vec() } else { Vec::new() };
     let mut at = 0;
     for _ in 0..count {
         let begin = take(patches)?.saturating_add(at);
-        let length = take(patches)?;
+        let twice = take(patches)?;
+        let length = twice / 2;
         let place = page.get_mut(begin..begin.saturating_add(length));
         let place = place.filter(|place| !place.is_empty());
         let place = place.ok_or(error("a run outside the page"))?;
-        let (bytes, rest) = patches
-            .split_at_checked(length)
-            .ok_or(error("a run is cut short"))?;
-        place.copy_from_slice(bytes);
-        *patches = rest;
+        if twice % 2 == 0 {
+            let (bytes, rest) = patches
+                .split_at_checked(length)
+                .ok_or(error("a run is cut short"))?;
+            place.copy_from_slice(bytes);
+            *patches = rest;
+        } else {
+            let distance = take(patches)?;
+            let from = if distance % 2 == 0 {
+                begin.checked_add(distance / 2)
+            } else {
+                begin.checked_sub(distance / 2)
+            };
+            let moved = from.and_then(|from| old.get(from..from.saturating_add(length)));
+            place.copy_from_slice(moved.ok_or(error("moved from outside the page"))?);
+        }
         at = begin + length;
     }
     Ok(())
 }
 
-fn put(bytes: &mut Vec<u8>, mut number: usize) {
-    while number >= 0x80 {
-        bytes.push(0x80 | low_bits(number));
-        number >>= 7;
-    }
-    bytes.push(low_bits(number));
+fn put(bytes: &mut Vec<u8>, number: usize) {
+    leb128::put(
+        bytes,
+        u32::try_from(number).expect("at most the size of a page"),
+    );
 }
 
-fn low_bits(number: usize) -> u8 {
-    u8::try_from(number & 0x7f).expect("seven bits")
-}
-
-/// Nothing in a page needs more than three bytes, and one number has one form.
+/// Nothing in a page needs more than three bytes.
 fn take(bytes: &mut &[u8]) -> Result<usize, PatchError> {
-    let mut number = 0;
-    for shift in [0, 7, 14] {
-        let (first, rest) = bytes.split_first().ok_or(error("cut short"))?;
-        *bytes = rest;
-        number |= usize::from(first & 0x7f) << shift;
-        if first & 0x80 == 0 {
-            let is_padded = *first == 0 && shift > 0;
-            return if is_padded {
-                Err(error("a number with more bytes than it needs"))
-            } else {
-                Ok(number)
-            };
-        }
-    }
-    Err(error("a number is too large"))
+    let number = leb128::take(bytes, 3).map_err(error)?;
+    Ok(number as usize)
 }
 
 fn prefix<'a>(pages: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
@@ -229,11 +300,13 @@ const FORM_PLAIN: u8 = 0;
 const FORM_ZSTD: u8 = 1;
 /// What a Zstandard frame begins with.
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// What is smaller hardly becomes smaller still, and is encoded twenty times as fast without.
-const COMPRESSED_FROM: usize = 128;
+/// What has so little for each page hardly becomes smaller still, and is encoded twenty times as
+/// fast without compression.
+const SMALL_BYTES_MAX: usize = 128;
 /// Equal bytes between two runs; fewer are cheaper to repeat.
 const GAP_MIN: usize = 3;
-/// The same where compression follows, which finds long runs in the old pages: pointers that have
-/// moved up by one, with some equal bytes among them.
-const GAP_COMPRESSED_MIN: usize = 16;
-const LEVEL: i32 = 3;
+/// What is shorter costs about as much as its bytes.
+const MOVE_MIN: usize = 8;
+/// How far pointers to cells are moved, the likely ones first.
+const MOVES: [isize; 8] = [-2, 2, -4, 4, -6, 6, -8, 8];
+const LEVEL: i32 = 1;

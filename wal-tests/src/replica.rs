@@ -1,5 +1,6 @@
 //! One database of the `sqlite` layer with a gate that a test controls.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub struct Decisions(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     discard: bool,
+    patches: bool,
     asked: usize,
     released: Vec<Bytes>,
 }
@@ -51,6 +53,11 @@ impl Decisions {
     /// Lets the gate answer "discard" from now on, or no longer.
     pub fn discard(&self, discard: bool) {
         self.0.lock().expect("no panic in the gate").discard = discard;
+    }
+
+    /// Lets it store what changed in pages, and not the pages, from now on or no longer.
+    pub fn patches(&self, patches: bool) {
+        self.0.lock().expect("no panic in the gate").patches = patches;
     }
 
     /// How many transactions have arrived.
@@ -73,31 +80,25 @@ impl Gate for Decisions {
         if state.discard {
             return Verdict::Discard;
         }
-        state.released.push(encode(transaction));
+        let encoded = if state.patches {
+            let patches = transaction.patches(header(transaction));
+            patches.expect("the captured pages")
+        } else {
+            encode(transaction)
+        };
+        state.released.push(encoded);
         Verdict::Release
     }
 }
 
-/// The delta of a transaction.
+/// The delta of a transaction, in whole pages.
 ///
 /// # Panics
 ///
 /// If its pages cannot be read or are not what they are promised to be.
 #[must_use]
 pub fn encode(transaction: &Captured<'_>) -> Bytes {
-    let header = DeltaHeader {
-        cluster: ClusterId(1),
-        origin: 1,
-        epoch: 1,
-        sequence: 1,
-        base: Some(position(1)),
-        page_size: transaction.page_size(),
-        page_count: transaction.page_count(),
-        hash_before: transaction.hash_before(),
-        hash_after: transaction.hash_after(),
-        part: Part::WHOLE,
-    };
-    let mut writer = DeltaWriter::new(header, Encoding::Raw);
+    let mut writer = DeltaWriter::new(header(transaction), Encoding::Raw);
     let mut image = vec![0; transaction.page_size().len()];
     let pages = transaction.page_numbers();
     assert!(!pages.is_empty() && pages.is_sorted_by(|a, b| a < b));
@@ -108,6 +109,21 @@ pub fn encode(transaction: &Captured<'_>) -> Bytes {
         writer.push(*page, &image);
     }
     writer.finish()
+}
+
+fn header(transaction: &Captured<'_>) -> DeltaHeader {
+    DeltaHeader {
+        cluster: ClusterId(1),
+        origin: 1,
+        epoch: 1,
+        sequence: 1,
+        base: Some(position(1)),
+        page_size: transaction.page_size(),
+        page_count: transaction.page_count(),
+        hash_before: transaction.hash_before(),
+        hash_after: transaction.hash_after(),
+        part: Part::WHOLE,
+    }
 }
 
 /// A database and its gate.
@@ -184,7 +200,11 @@ impl Replica {
     ///
     /// Those of [`Database::inject`].
     pub fn inject(&mut self, delta: &Delta) -> Result<(), Error> {
-        with_change(delta, |change| self.database.inject(change))
+        let images = {
+            let published = self.database.published()?;
+            images(delta, |page, image| published.read(page, image))?
+        };
+        with_images(delta, images, |change| self.database.inject(change))
     }
 
     /// Makes a record durable that counts on the WAL as it is, so that it may be moved.
@@ -255,10 +275,44 @@ pub fn reader(path: &Path) -> Connection {
     connection
 }
 
-/// Hands a delta over in the form of a change.
+/// A page.
+type Image<'a> = (PageNumber, Cow<'a, [u8]>);
+
+/// The pages of a delta.
+///
+/// # Errors
+///
+/// Those of `old`, and of a delta that does not fit on what it gives.
+pub fn images(
+    delta: &Delta,
+    old: impl FnMut(PageNumber, &mut [u8]) -> Result<(), Error>,
+) -> Result<Vec<Image<'static>>, Error> {
+    let owned = |(page, image): Image<'_>| (page, Cow::Owned(image.into_owned()));
+    let images: Result<Vec<_>, Error> = delta.pages(old).map(|page| page.map(owned)).collect();
+    let mut images = images?;
+    images.sort_unstable_by_key(|(page, _)| *page);
+    Ok(images)
+}
+
+/// Hands a delta of whole pages over in the form of a change.
+///
+/// # Panics
+///
+/// If it has patches, or its pages cannot be read.
 pub fn with_change<T>(delta: &Delta, f: impl FnOnce(Change<'_, '_>) -> T) -> T {
+    assert!(delta.is_whole(), "patches");
+    let images: Result<Vec<_>, _> = delta.whole_pages().collect();
+    with_images(delta, images.expect("sound pages"), f)
+}
+
+/// Hands a delta that has these pages over in the form of a change.
+pub fn with_images<T>(
+    delta: &Delta,
+    images: Vec<Image<'_>>,
+    f: impl FnOnce(Change<'_, '_>) -> T,
+) -> T {
     let header = delta.header();
-    let mut pages = delta.pages().map(|page| page.map_err(Error::from));
+    let mut pages = images.into_iter().map(Ok);
     f(Change {
         page_count: header.page_count,
         hash_before: header.hash_before,
@@ -281,7 +335,9 @@ pub fn redo(dir: &Path, deltas: &[Delta]) -> Result<(StartLock, PageHashes), Err
     let lock = StartLock::acquire(dir, Duration::ZERO)?;
     let mut redo = Redo::begin(lock, &record)?;
     for delta in deltas {
-        with_change(delta, |change| redo.apply(change))?;
+        redo.expect(delta.header().hash_before)?;
+        let images = images(delta, |page, image| redo.read_sound(page, image))?;
+        with_images(delta, images, |change| redo.apply(change))?;
     }
     let at = position(record.applied.index + deltas.len() as u64);
     redo.finish(at, Some(at), &record.membership)

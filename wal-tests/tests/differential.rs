@@ -93,6 +93,7 @@ fn run(seed: u64) {
             "PRAGMA cache_size = {cache_pages}; PRAGMA secure_delete = {secure_delete};"
         ))
         .unwrap();
+    trio.leader.decisions.patches(random.chance(70));
     let mut workload = Workload::new(seed, auto_vacuum != AutoVacuum::None);
     let first = workload.first();
     trio.step(&first, false);

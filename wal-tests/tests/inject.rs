@@ -472,7 +472,7 @@ fn inject_wrong(
 /// Injects only the first pages of a delta.
 fn inject_first(follower: &mut Replica, delta: &Delta, pages: usize) -> Result<(), Error> {
     let mut pages = delta
-        .pages()
+        .whole_pages()
         .map(|page| page.map_err(Error::from))
         .take(pages);
     follower.database.inject(Change {

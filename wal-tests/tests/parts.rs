@@ -27,7 +27,8 @@ use wallaby::raft::{
 };
 use wallaby::sqlite::Record;
 use wallaby::wal::{
-    ClusterId, DatabaseHash, Delta, DeltaHeader, DeltaWriter, Encoding, PageHash, PageNumber, Part,
+    ClusterId, DatabaseHash, Delta, DeltaError, DeltaHeader, DeltaWriter, Encoding, PageHash,
+    PageNumber, Part,
 };
 
 /// The longest that anything may take.
@@ -238,12 +239,22 @@ impl Source {
 
     /// A transaction of another node on the same base: page 1 once more, as it is.
     fn other(&self, part: Part) -> (u64, Body) {
-        let page = self.head.iter().rev().filter_map(delta).find_map(|delta| {
-            let first = delta.pages().next().unwrap().unwrap();
-            (first.0 == PageNumber::FIRST)
-                .then(|| (delta.header().page_count, first.1.into_owned()))
-        });
-        let (_, image) = page.unwrap();
+        let mut images: BTreeMap<PageNumber, Vec<u8>> = BTreeMap::new();
+        for delta in self.head.iter().filter_map(delta) {
+            let old = |page, image: &mut [u8]| {
+                if let Some(old) = images.get(&page) {
+                    image.copy_from_slice(old);
+                }
+                Ok::<_, DeltaError>(())
+            };
+            let pages = delta.pages(old).map(|page| {
+                let (page, image) = page.unwrap();
+                (page, image.into_owned())
+            });
+            let pages: Vec<_> = pages.collect();
+            images.extend(pages);
+        }
+        let image = &images[&PageNumber::FIRST];
         let last = self.head.iter().rev().find_map(delta).unwrap();
         let hash = self.parts[0].header().hash_before;
         let header = DeltaHeader {
@@ -265,7 +276,7 @@ impl Source {
             ..*self.parts[0].header()
         };
         let mut writer = DeltaWriter::new(header, Encoding::Raw);
-        writer.push(PageNumber::FIRST, &image);
+        writer.push(PageNumber::FIRST, image);
         (self.term, data(writer.finish()))
     }
 

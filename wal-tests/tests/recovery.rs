@@ -274,7 +274,7 @@ fn damage(path: &Path, random: &mut Random, deltas: &[Delta]) {
     let mut largest = 0;
     for delta in deltas {
         largest = largest.max(delta.header().page_count.0);
-        for page in delta.pages() {
+        for page in delta.whole_pages() {
             let (page, image) = page.unwrap();
             let offset = page.offset(delta.header().page_size);
             // Sectors of any version, written or not, and junk.
@@ -313,9 +313,14 @@ fn redo_makes_the_exact_file_out_of_whatever_a_checkpoint_leaves() {
         work(&node, &mut workload, 5);
         save(&mut node, 2);
         let record = std::fs::read(dir.path().join("checkpoint")).unwrap();
+        let case = random.number_below(3);
+        let patches = random.chance(60);
+        // What was moved halfway is made up below, out of whole pages.
+        node.decisions.patches(patches && case != 0);
         let mut deltas = work(&node, &mut workload, 10);
+        node.decisions.patches(patches);
         let mut moved = Vec::new();
-        match random.number_below(3) {
+        match case {
             // The record counts on the WAL, and a crash came while it was moved.
             0 => {
                 node.count_on_wal(3);

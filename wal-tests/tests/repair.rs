@@ -153,6 +153,27 @@ fn a_page_that_a_statement_needs_is_mended_before_it_is_answered() {
     cluster.assert_healthy_logs();
 }
 
+/// The log says what changed in a page, not what the page is.
+#[test]
+fn a_page_that_a_change_of_the_leader_needs_is_mended_before_that_is_applied() {
+    let mut random = Random::new(seed("repair-change"));
+    let mut cluster = ProcessCluster::start(3, &Formation::Expect, &["-scrub-rate", "0"]);
+    filled(&mut cluster);
+    let leader = cluster.wait_leader();
+    let follower = (leader + 1) % 3;
+    let file = main_file(&cluster, follower);
+    let all = pages(&file);
+    flip_pages(&mut random, &file, all - 10);
+    let sql = "UPDATE t SET v = 'z' || substr(v, 2) WHERE id % 97 = 0";
+    let written = cluster.client().execute_sql(cluster.address(leader), sql);
+    let _ = written.expect_success();
+    cluster.wait_converged();
+    let state = repair(&cluster, follower);
+    assert!(state["repaired"].as_u64() > Some(5), "{state}");
+    assert!(cluster.serving(follower), "{}", cluster.log_text(follower));
+    cluster.wait_log(follower, "is not what was written there");
+}
+
 #[test]
 fn a_frame_of_the_wal_is_mended_too() {
     let mut random = Random::new(seed("repair-wal"));

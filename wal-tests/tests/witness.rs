@@ -9,13 +9,13 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use wal_tests::replica::Replica;
+use wal_tests::replica::{Replica, both, run};
 use wal_tests::seed::{Random, seed};
 use wallaby::sqlite::{
-    AutoVacuum, Checkpoint, DatabaseOptions, Extensions, Interest, Limits, Place, Readers,
+    AutoVacuum, Checkpoint, DatabaseOptions, Error, Extensions, Interest, Limits, Place, Readers,
     ReadersOptions, Reply, Request, Shape, Statement, Unread, Witness,
 };
-use wallaby::wal::{PageNumber, PageSize};
+use wallaby::wal::{PageNumber, PageSize, Stored};
 
 const ALL: &str = "SELECT sum(length(v)), sum(instr(v, 'z')) FROM t";
 
@@ -36,6 +36,14 @@ fn filled(dir: &Path, rows: u32, value_bytes: u32) -> Replica {
 
 fn checkpoint(node: &mut Replica) {
     let kind = Checkpoint::Restart {
+        wait: Duration::from_secs(1),
+    };
+    assert!(node.checkpoint(kind).unwrap().complete);
+}
+
+/// Nothing is left in the WAL.
+fn move_all(node: &mut Replica) {
+    let kind = Checkpoint::Truncate {
         wait: Duration::from_secs(1),
     };
     assert!(node.checkpoint(kind).unwrap().complete);
@@ -199,4 +207,64 @@ fn what_comparing_costs_is_printed() {
         println!("{what}: {each:.0} ns per page, {pages} pages");
         readers.close();
     }
+}
+
+/// What changed in a page says nothing to whoever has another version of it.
+#[test]
+fn a_change_to_a_damaged_page_is_stored_whole_and_waits_where_it_is_injected() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let options = DatabaseOptions::default();
+    let create = |dir: &Path| Replica::create(dir, PageSize::DEFAULT, AutoVacuum::None, options);
+    let (mut leader, mut follower) = (create(one.path()), create(other.path()));
+    both(
+        &leader,
+        &mut follower,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)",
+    );
+    let fill = "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 200) \
+         INSERT INTO t SELECT i, hex(randomblob(20)) FROM n";
+    both(&leader, &mut follower, fill);
+    move_all(&mut leader);
+    move_all(&mut follower);
+    leader.decisions.patches(true);
+
+    let update = "UPDATE t SET v = 'short' WHERE id IN (1, 200)";
+    let sound = run(&leader, "UPDATE t SET v = 'sound' WHERE id IN (1, 200)");
+    assert!(
+        sound[0].len() == 2
+            && sound[0]
+                .page_table()
+                .all(|entry| entry.stored == Stored::Patch)
+    );
+    let page = sound[0].page_numbers().max().unwrap();
+    let offset = usize::try_from(page.offset(PageSize::DEFAULT)).unwrap() + 4000;
+    let good = std::fs::read(follower.path()).unwrap();
+    flip(follower.path(), offset, 3);
+    let (before, hash) = (follower.database.hash(), sound[0].header().hash_after);
+    let Err(Error::Damaged(damage)) = follower.inject(&sound[0]) else {
+        panic!("a patch was applied to a damaged page");
+    };
+    assert_eq!(
+        (damage.place, follower.database.hash()),
+        (Place::Main(page), before)
+    );
+    let image = &good[offset - 4000..offset + 96];
+    assert!(follower.database.witness().mend(damage, image).unwrap());
+    follower.inject(&sound[0]).unwrap();
+    assert_eq!(follower.database.hash(), hash);
+
+    // The leader has the page in SQLite's cache, and writes it anew without having read it.
+    move_all(&mut leader);
+    leader
+        .sql()
+        .query_row("SELECT count(*), max(v) FROM t", [], |_| Ok(()))
+        .unwrap();
+    flip(leader.path(), offset, 3);
+    let changed = run(&leader, update);
+    for entry in changed[0].page_table() {
+        let is_damaged = entry.first == page;
+        assert_eq!(entry.stored != Stored::Patch, is_damaged, "{entry:?}");
+    }
+    follower.inject(&changed[0]).unwrap();
+    assert!(leader.pages() == follower.pages());
 }

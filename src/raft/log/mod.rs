@@ -234,6 +234,12 @@ impl Log {
         self.shared.bytes.load(std::sync::atomic::Ordering::Relaxed)
     }
 
+    /// Bytes of records written since the log was opened.
+    pub fn written(&self) -> u64 {
+        let written = &self.shared.written;
+        written.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Entries cut off the end since the log was opened, because another leader replaced them.
     pub fn cut_off(&self) -> u64 {
         let cut_off = &self.shared.cut_off;

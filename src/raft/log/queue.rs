@@ -58,6 +58,8 @@ pub(super) struct Shared {
     pub(super) failed: watch::Sender<Option<String>>,
     /// Bytes of all segments.
     pub(super) bytes: AtomicU64,
+    /// Bytes written to segments since the log was opened.
+    pub(super) written: AtomicU64,
     /// Entries cut off since the log was opened.
     pub(super) cut_off: AtomicU64,
 }
@@ -149,6 +151,7 @@ impl Shared {
             progress: Condvar::new(),
             failed: watch::Sender::new(None),
             bytes: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             cut_off: AtomicU64::new(0),
         }
     }

@@ -178,6 +178,8 @@ impl Writer {
         let (bytes, chain) = batch.finish(segment.end);
         segment.append(&bytes, chain)?;
         segment.claimed = false;
+        let length = bytes.len() as u64;
+        self.shared.written.fetch_add(length, Ordering::Relaxed);
         self.written = written;
         self.buffer = bytes;
         // One huge entry must not keep its size in memory for good.

@@ -9,6 +9,7 @@ use super::Shown;
 use super::directory::Directory;
 use super::entries::writer_of;
 use super::extract::Target;
+use super::history;
 use super::image::Image;
 use super::log::Log;
 use super::output::{Printer, Row, Tone, hex128};
@@ -127,13 +128,10 @@ pub(super) fn directories(
     entries(printer, left, right)?;
     let differing = differing(&images[0], &images[1]);
     let wanted: BTreeSet<PageNumber> = differing.iter().copied().collect();
-    let mut written: BTreeMap<PageNumber, Vec<(u64, PageHash)>> = BTreeMap::new();
+    let mut written = history::Written::new();
     for directory in [left, right] {
-        let found = directory
-            .log
-            .as_ref()
-            .map(|log| log.images(|page| wanted.contains(&page)));
-        for (page, images) in found.transpose()?.unwrap_or_default() {
+        let found = history::written(directory, |page| wanted.contains(&page))?;
+        for (page, images) in found {
             let known = written.entry(page).or_default();
             known.extend(images);
             known.sort_by_key(|image| image.0);
@@ -386,7 +384,7 @@ fn images_at(
         }
     }
     // What a later entry wrote is not what was there at the index.
-    let later = log.images(|page| of_file.contains(&page))?;
+    let later = history::written(directory, |page| of_file.contains(&page))?;
     for page in of_file {
         if let Some(Ok(bytes)) = main.as_ref().map(|main| main.main_page(page)) {
             let hash = PageHash::of(page, &bytes);
@@ -398,16 +396,16 @@ fn images_at(
             }
         }
     }
-    for (entry, pages) in from {
-        if let Some(entry) = log.entries.get(&entry) {
-            log.pages(entry, |page, image| {
-                if pages.contains(&page) {
-                    found.insert(page, image.to_vec());
-                }
-                Ok(())
-            })?;
+    let wanted: BTreeSet<PageNumber> = from.into_values().flatten().collect();
+    history::walk(directory, index, |_, page, image| {
+        if wanted.contains(&page) {
+            match image {
+                Some(image) => drop(found.insert(page, image.to_vec())),
+                None => drop(found.remove(&page)),
+            }
         }
-    }
+        Ok(())
+    })?;
     Ok(found)
 }
 

@@ -7,6 +7,8 @@ use wallaby::raft::log::{Finding, LogIdentity, LogRecord, Soundness, Verdict};
 use wallaby::wal::{Delta, PageHash, PageNumber};
 
 use super::Shown;
+use super::directory::Directory;
+use super::history::{self, Images};
 use super::log::{Content, Log, LogEntry, Segment, header_fault_text, verdict_text};
 use super::output::{Printer, Row, Tone, hex, hex128};
 use super::page;
@@ -115,10 +117,11 @@ fn effect_text(entry: &LogEntry) -> Option<&'static str> {
     })
 }
 
-/// One entry with its pages, or with one of them.
+/// One entry with its pages, or with one of them; what pages are of which it tells what changed in
+/// them, only a data directory knows.
 pub(super) fn show(
     printer: &mut Printer<'_>,
-    log: &Log,
+    (log, directory): (&Log, Option<&Directory>),
     index: u64,
     page: Option<PageNumber>,
 ) -> Shown<()> {
@@ -147,19 +150,29 @@ pub(super) fn show(
         Content::Delta(_) => {
             let delta = Delta::decode(log.payload(entry)?);
             let delta = delta.map_err(|error| Failure::new(error.to_string()))?;
+            let images = directory.map(|directory| history::images_of(directory, index));
+            let images = images.transpose()?.unwrap_or_default();
             match page {
                 None => {
                     printer.facts(&delta_row(&delta))?;
-                    delta_pages(printer, &delta)
+                    delta_pages(printer, &delta, &images)
                 }
-                Some(page) => one_page(printer, &delta, page),
+                Some(page) => one_page(printer, &delta, &images, page),
             }
         }
     }
 }
 
-fn one_page(printer: &mut Printer<'_>, delta: &Delta, page: PageNumber) -> Shown<()> {
-    for found in delta.pages() {
+fn one_page(
+    printer: &mut Printer<'_>,
+    delta: &Delta,
+    images: &Images,
+    page: PageNumber,
+) -> Shown<()> {
+    if let Some(image) = images.get(&page) {
+        return page::show(printer, page, image, None);
+    }
+    for found in delta.whole_pages() {
         match found {
             Ok((number, image)) if number == page => {
                 return page::show(printer, page, &image, None);
@@ -167,6 +180,13 @@ fn one_page(printer: &mut Printer<'_>, delta: &Delta, page: PageNumber) -> Shown
             Ok(_) => {}
             Err(error) => printer.damage(error.to_string())?,
         }
+    }
+    if delta.page_numbers().any(|number| number == page) {
+        let text = format!(
+            "the entry tells what changed in page {page}, not what the page is; that is known only \
+             if a data directory is given that has what the page was before"
+        );
+        return Err(Failure::new(text).into());
     }
     Err(Failure::new(format!("the entry has no page {page}")).into())
 }
@@ -430,7 +450,7 @@ pub(super) fn show_record(
             } if !payload.is_empty() => match Delta::decode(payload) {
                 Ok(delta) => {
                     printer.facts(&delta_row(&delta))?;
-                    delta_pages(printer, &delta)?;
+                    delta_pages(printer, &delta, &Images::new())?;
                 }
                 Err(error) => printer.damage(error.to_string())?,
             },

@@ -10,11 +10,12 @@ use std::path::Path;
 use wallaby::wal::{DatabaseHash, PageCount, PageHash, PageNumber, PageSize};
 
 use super::Shown;
-use super::directory::{Directory, Installing};
+use super::directory::Directory;
+use super::history::{State, walk};
 use super::image::Image;
 use super::log::Log;
 use super::output::{Printer, Row, hex128};
-use super::source::{Failure, Source};
+use super::source::Failure;
 use crate::pages::Pages as _;
 
 /// A state of the database, and how to prove it.
@@ -208,36 +209,33 @@ fn build(directory: &Directory, target: &Target, file: &File) -> Result<Option<M
     let output = Path::new("the output file");
     let size = target.page_size;
     let mut hashes = BTreeMap::new();
-    let originals = Originals::of(directory, target)?;
+    let originals = Originals::of(directory, target);
+    let mut place = |page: PageNumber, bytes: &[u8]| {
+        hashes.insert(page, PageHash::of(page, bytes));
+        put(file, output, size, page, bytes)
+    };
     for page in numbers(target) {
         if let Some(bytes) = originals.page(page) {
-            put(file, output, size, page, &bytes)?;
-            hashes.insert(page, PageHash::of(page, &bytes));
+            place(page, &bytes)?;
         }
     }
     let mut written = BTreeSet::new();
-    if let Some(log) = directory
-        .log
-        .as_ref()
-        .filter(|log| log.covers(target.index))
-    {
-        let changes = log
-            .changes
-            .iter()
-            .take_while(|change| change.index() <= target.index);
-        for index in changes.flat_map(|change| &change.entries) {
-            let Some(entry) = log.entries.get(index) else {
-                continue;
-            };
-            log.pages(entry, |page, image| {
-                if target.page_count.contains(page) && image.len() == size.len() {
-                    put(file, output, size, page, image)?;
-                    hashes.insert(page, PageHash::of(page, image));
-                    written.insert(page);
-                }
-                Ok(())
-            })?;
-        }
+    let log = directory.log.as_ref();
+    if log.is_some_and(|log| log.covers(target.index)) {
+        walk(directory, target.index, |_, page, image| {
+            if !target.page_count.contains(page) {
+                return Ok(());
+            }
+            if let Some(image) = image.filter(|image| image.len() == size.len()) {
+                written.insert(page);
+                return place(page, image);
+            }
+            // Perhaps the files have it, if no entry has changed it since.
+            written.remove(&page);
+            originals
+                .page(page)
+                .map_or(Ok(()), |bytes| place(page, &bytes))
+        })?;
     }
     set_count(file, output, size, target.page_count)?;
     let sum = hashes
@@ -251,31 +249,42 @@ fn build(directory: &Directory, target: &Target, file: &File) -> Result<Option<M
     Ok(Some(explain(directory, target, &hashes, written)))
 }
 
-/// The main file, or what is being installed over it.
+/// The pages in the files of the directory.
 struct Originals<'a> {
-    main: Option<Source>,
-    installing: Option<&'a Installing>,
+    state: Option<State<'a>>,
     size: PageSize,
+    /// What entries have changed since the target in the state that the files are at. Perhaps the
+    /// main file is not there yet.
+    later: BTreeSet<PageNumber>,
 }
 
 impl<'a> Originals<'a> {
-    fn of(directory: &'a Directory, target: &Target) -> Result<Self, Failure> {
-        let installing = directory.installing();
-        Ok(Self {
-            main: Source::find(&directory.main())?,
-            installing: installing
-                .filter(|installing| installing.manifest.applied.index <= target.index),
+    fn of(directory: &'a Directory, target: &Target) -> Self {
+        let base = directory.base(target.index);
+        let mut later = BTreeSet::new();
+        if let (Some(log), Some(base)) = (&directory.log, base) {
+            let since = target.index.saturating_add(1)..=base.applied.index;
+            let changes = log.changes.iter();
+            let changes = changes.filter(|change| since.contains(&change.index()));
+            for index in changes.flat_map(|change| &change.entries) {
+                later.extend(log.delta(*index).map_or(&[][..], |delta| &delta.pages));
+            }
+        }
+        Self {
+            state: base.map(|base| State::of(directory, base)),
             size: target.page_size,
-        })
+            later,
+        }
     }
 
     fn page(&self, page: PageNumber) -> Option<Vec<u8>> {
-        if let Some(bytes) = self.installing.and_then(|installing| installing.page(page)) {
-            return Some(bytes);
-        }
-        let main = self.main.as_ref()?;
-        let bytes = main.read(page.offset(self.size), self.size.len()).ok()?;
-        (bytes.len() == self.size.len()).then_some(bytes)
+        let state = self.state.as_ref()?;
+        let bytes = if self.later.contains(&page) {
+            state.main_page(page)
+        } else {
+            state.page(page)
+        };
+        bytes.filter(|bytes| bytes.len() == self.size.len())
     }
 }
 

@@ -11,9 +11,7 @@ use wallaby::raft::log::{
     Verdict,
 };
 use wallaby::sqlite::Record;
-use wallaby::wal::{
-    DatabaseHash, Delta, DeltaError, DeltaHeader, PageCount, PageHash, PageNumber, Position,
-};
+use wallaby::wal::{DatabaseHash, Delta, DeltaError, DeltaHeader, PageCount, PageNumber, Position};
 
 use super::source::{Failure, Source};
 
@@ -435,19 +433,14 @@ impl Log {
         Ok(Bytes::from(segment.source.read(offset, length)?))
     }
 
-    /// The pages of an entry with their images, in order, told to `each`.
-    pub(super) fn pages(
-        &self,
-        entry: &LogEntry,
-        mut each: impl FnMut(PageNumber, &[u8]) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+    /// Reads all that an entry says of its pages; how many there are.
+    pub(super) fn read_pages(&self, entry: &LogEntry) -> Result<usize, Failure> {
         let failed = |error: DeltaError| Failure::new(format!("entry {}: {error}", entry.position));
         let delta = Delta::decode(self.payload(entry)?).map_err(failed)?;
-        for page in delta.pages() {
-            let (page, image) = page.map_err(failed)?;
-            each(page, &image)?;
+        for page in delta.whole_pages() {
+            page.map_err(failed)?;
         }
-        Ok(())
+        Ok(delta.len())
     }
 
     /// The last transaction that took effect up to an index.
@@ -456,32 +449,6 @@ impl Log {
             .changes
             .partition_point(|change| change.index() <= index);
         self.changes.get(after.checked_sub(1)?)
-    }
-
-    /// Every image of a page that took effect: the entry and the hash, in order. Only pages for
-    /// which `wanted` holds.
-    pub(super) fn images(
-        &self,
-        wanted: impl Fn(PageNumber) -> bool,
-    ) -> Result<BTreeMap<PageNumber, Vec<(u64, PageHash)>>, Failure> {
-        let mut found: BTreeMap<PageNumber, Vec<(u64, PageHash)>> = BTreeMap::new();
-        for index in self.changes.iter().flat_map(|change| &change.entries) {
-            let Some(entry) = self.entries.get(index) else {
-                continue;
-            };
-            let pages = entry.delta().map_or(&[][..], |delta| &delta.pages);
-            if !pages.iter().any(|page| wanted(*page)) {
-                continue;
-            }
-            self.pages(entry, |page, image| {
-                if wanted(page) {
-                    let hash = PageHash::of(page, image);
-                    found.entry(page).or_default().push((*index, hash));
-                }
-                Ok(())
-            })?;
-        }
-        Ok(found)
     }
 }
 
@@ -511,7 +478,11 @@ fn content(payload: Bytes) -> Content {
     match Delta::decode(payload) {
         Ok(delta) => Content::Delta(Box::new(DeltaFacts {
             header: *delta.header(),
-            pages: delta.page_numbers().collect(),
+            pages: {
+                let mut pages: Vec<PageNumber> = delta.page_numbers().collect();
+                pages.sort_unstable();
+                pages
+            },
         })),
         Err(error) => Content::Unreadable(error),
     }

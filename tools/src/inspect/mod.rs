@@ -17,6 +17,7 @@ mod diff;
 mod directory;
 mod entries;
 mod extract;
+mod history;
 mod image;
 mod kind;
 mod log;
@@ -223,12 +224,12 @@ fn show(printer: &mut Printer<'_>, subject: &Subject, item: Item) -> Shown<()> {
         (Subject::Directory(directory), (Some(entry), None, None, page)) => {
             summary::liveness(printer, directory)?;
             match &directory.log {
-                Some(log) => entries::show(printer, log, entry, page),
+                Some(log) => entries::show(printer, (log, Some(directory)), entry, page),
                 None => Err(Failure::new("there is no log").into()),
             }
         }
         (Subject::Log(log), (Some(entry), None, None, page)) => {
-            entries::show(printer, log, entry, page)
+            entries::show(printer, (log, None), entry, page)
         }
         (Subject::Directory(directory), (None, None, None, Some(page))) => {
             summary::liveness(printer, directory)?;

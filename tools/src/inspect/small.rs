@@ -1,5 +1,6 @@
 //! The smaller files of a node: identity, checkpoint record, page hashes, received pages, deltas.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -7,10 +8,11 @@ use wallaby::node::files::{Identity, Incoming, Manifest};
 use wallaby::raft::StoredMembership;
 use wallaby::raft::codec::decode_membership;
 use wallaby::sqlite::{PageHashes, Record};
-use wallaby::wal::{Delta, Encoding, PageHash, PageNumber, Position};
+use wallaby::wal::{Delta, PageHash, PageNumber, Position, Stored};
 
 use super::Shown;
 use super::directory::read_hashes;
+use super::history::Images;
 use super::kind::Kind;
 use super::output::{Printer, Row, Value, hex128};
 use super::page;
@@ -47,7 +49,7 @@ pub(super) fn show(
             Ok(delta) => {
                 printer.facts(&delta_row(&delta))?;
                 if all {
-                    delta_pages(printer, &delta)
+                    delta_pages(printer, &delta, &Images::new())
                 } else {
                     Ok(())
                 }
@@ -201,30 +203,44 @@ pub(super) fn delta_row(delta: &Delta) -> Row {
         .with("bytes", delta.bytes().len())
 }
 
-pub(super) fn delta_pages(printer: &mut Printer<'_>, delta: &Delta) -> Shown<()> {
-    for (stored, page) in delta.page_table().zip(delta.pages()) {
-        let (number, bytes, encoding) = stored;
-        let encoding = match encoding {
-            Encoding::Raw => "raw",
-            Encoding::Zstd => "zstd",
+/// What an entry says of its pages. What changed in a page is no image of it; perhaps that is among
+/// those given.
+pub(super) fn delta_pages(printer: &mut Printer<'_>, delta: &Delta, images: &Images) -> Shown<()> {
+    let mut whole = delta.whole_pages();
+    let mut numbers = delta.page_numbers();
+    for entry in delta.page_table() {
+        let encoding = match entry.stored {
+            Stored::Raw => "raw",
+            Stored::Zstd => "zstd",
+            Stored::Patch => "patch",
         };
-        let (hash, holds) = match &page {
-            Ok((number, image)) => {
-                let hash = PageHash::of(*number, image);
-                (Value::from(hex128(hash.0)), page::glance(*number, image))
+        for place in 0..entry.pages {
+            let number = numbers.next().map_or(0, PageNumber::number);
+            let page = if entry.stored == Stored::Patch {
+                let page = PageNumber::new(number);
+                page.and_then(|page| Some(Ok((page, Cow::Borrowed(&images.get(&page)?[..])))))
+            } else {
+                whole.next()
+            };
+            let (hash, holds) = match &page {
+                Some(Ok((number, image))) => {
+                    let hash = PageHash::of(*number, image);
+                    (Value::from(hex128(hash.0)), page::glance(*number, image))
+                }
+                _ => (Value::Absent, None),
+            };
+            printer.row(
+                Row::new("delta_page")
+                    .with("page", number)
+                    // Those of a block are stored together.
+                    .with("stored_bytes", (place == 0).then_some(entry.bytes))
+                    .with("encoding", encoding)
+                    .with("hash", hash)
+                    .with("holds", holds),
+            )?;
+            if let Some(Err(error)) = page {
+                printer.damage(format!("page {number}: {error}"))?;
             }
-            Err(_) => (Value::Absent, None),
-        };
-        printer.row(
-            Row::new("delta_page")
-                .with("page", number.number())
-                .with("stored_bytes", bytes)
-                .with("encoding", encoding)
-                .with("hash", hash)
-                .with("holds", holds),
-        )?;
-        if let Err(error) = page {
-            printer.damage(format!("page {number}: {error}"))?;
         }
     }
     Ok(())

@@ -10,8 +10,9 @@ use super::Shown;
 use super::diff::entry_of;
 use super::directory::Directory;
 use super::entries::writer_of;
+use super::history::{walk, written};
 use super::image::Image;
-use super::log::{Content, Log};
+use super::log::{Change, Content, Log};
 use super::output::{Printer, Row, hex128};
 use super::source::{Failure, Source};
 use super::wal_file::WalFile;
@@ -104,12 +105,9 @@ pub(super) fn log(printer: &mut Printer<'_>, log: &Log) -> Shown<()> {
             }
             Content::Delta(_) => {
                 deltas += 1;
-                let read = log.pages(entry, |_, _| {
-                    pages += 1;
-                    Ok(())
-                });
-                if let Err(error) = read {
-                    printer.damage(error.to_string())?;
+                match log.read_pages(entry) {
+                    Ok(count) => pages += count as u64,
+                    Err(error) => printer.damage(error.to_string())?,
                 }
             }
             Content::Blank | Content::Mark | Content::Membership => {}
@@ -157,25 +155,24 @@ fn hashes(printer: &mut Printer<'_>, directory: &Directory) -> Shown<Option<Page
     table.resize(record.page_count);
     let mut expected = record.hash;
     if let Some(log) = &directory.log {
-        let changes = log
-            .changes
-            .iter()
-            .filter(|change| change.index() > record.applied.index);
-        for change in changes {
-            table.resize(change.page_count);
-            for index in &change.entries {
-                let Some(entry) = log.entries.get(index) else {
-                    continue;
-                };
-                let read = log.pages(entry, |page, image| {
+        let changes = log.changes.iter();
+        let changes = changes.filter(|change| change.index() > record.applied.index);
+        let changes: BTreeMap<u64, &Change> = changes
+            .flat_map(|change| change.entries.iter().map(move |index| (*index, change)))
+            .collect();
+        let walked = walk(directory, u64::MAX, |index, page, image| {
+            if let Some(change) = changes.get(&index) {
+                table.resize(change.page_count);
+                // Without the image the sum will tell.
+                if let Some(image) = image {
                     table.replace(page, PageHash::of(page, image));
-                    Ok(())
-                });
-                if let Err(error) = read {
-                    printer.damage(error.to_string())?;
                 }
+                expected = change.after;
             }
-            expected = change.after;
+            Ok(())
+        });
+        if let Err(error) = walked {
+            printer.damage(error.to_string())?;
         }
     }
     table.recompute_sum();
@@ -262,7 +259,7 @@ fn suspects(
     for attempt in 1.. {
         let directory = again.as_ref().unwrap_or(directory);
         let images = match &directory.log {
-            Some(log) if !wanted.is_empty() => log.images(|page| wanted.contains(&page))?,
+            Some(_) if !wanted.is_empty() => written(directory, |page| wanted.contains(&page))?,
             _ => BTreeMap::new(),
         };
         let of = |page: PageNumber| images.get(&page).map_or(&[][..], Vec::as_slice);

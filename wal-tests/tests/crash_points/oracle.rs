@@ -11,7 +11,7 @@ use wallaby::node::{NodeOptions, Offline, recover_offline};
 use wallaby::raft::codec::decode_membership;
 use wallaby::raft::{Membership, position_of};
 use wallaby::sqlite::Record;
-use wallaby::wal::{DatabaseHash, Delta, PageHash, PageNumber, PageSize, Position};
+use wallaby::wal::{DatabaseHash, Delta, DeltaError, PageHash, PageNumber, PageSize, Position};
 
 /// What a node may and must have at some moment of a story.
 #[derive(Clone, Debug, Default)]
@@ -205,9 +205,23 @@ impl Database {
 
     fn apply(&mut self, parts: &[Delta], at: Position) -> Result<(), String> {
         let header = parts.last().expect("a transaction has parts").header();
+        let is_whole = parts.iter().all(Delta::is_whole);
+        let before = if is_whole {
+            Vec::new()
+        } else {
+            self.pages.clone()
+        };
         self.pages.resize(header.page_count.0 as usize, Vec::new());
         for part in parts {
-            for page in part.pages() {
+            let old = |page: PageNumber, image: &mut [u8]| {
+                if let Some(page) = before.get(page.number() as usize - 1)
+                    && page.len() == image.len()
+                {
+                    image.copy_from_slice(page);
+                }
+                Ok::<_, DeltaError>(())
+            };
+            for page in part.pages(old) {
                 let (number, image) = page.map_err(|error| format!("entry {at}: {error}"))?;
                 let place = number.number() as usize - 1;
                 if let Some(page) = self.pages.get_mut(place) {

@@ -57,7 +57,7 @@ fn deltas_survive_the_round_trip() {
 
 #[test]
 fn no_truncation_of_a_delta_is_accepted() {
-    for golden in [golden("raw.hex"), golden("zstd.hex")] {
+    for golden in goldens() {
         for length in 0..golden.len() {
             assert_eq!(
                 Delta::decode(golden.slice(..length)),
@@ -74,7 +74,7 @@ fn no_truncation_of_a_delta_is_accepted() {
 
 #[test]
 fn no_flipped_bit_in_a_delta_is_accepted() {
-    for golden in [golden("raw.hex"), golden("zstd.hex")] {
+    for golden in goldens() {
         for bit in 0..golden.len() * 8 {
             let mut damaged = golden.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -89,18 +89,36 @@ fn no_flipped_bit_in_a_delta_is_accepted() {
 }
 
 #[test]
-fn a_later_version_of_the_delta_is_unsupported_and_not_corrupt() {
+fn another_version_of_the_delta_is_unsupported_and_not_corrupt() {
     let mut later = golden("raw.hex").to_vec();
     later[8] += 1;
-    assert_eq!(
-        Delta::decode(later.into()),
-        Err(DeltaError::Unsupported { version: 2 })
-    );
+    let refused = |version| Err(DeltaError::Unsupported { version });
+    assert_eq!(Delta::decode(later.into()), refused(3));
+    let mut before = golden("raw.hex").to_vec();
+    before[8] = 0;
+    assert_eq!(Delta::decode(before.into()), refused(0));
+}
+
+/// It had no patches; a log of that time is still read.
+#[test]
+fn version_1_is_read_and_has_no_patches() {
+    for (name, expected) in [("raw.hex", golden_raw()), ("zstd.hex", golden_zstd())] {
+        let earlier = golden_of("v1", name);
+        assert_eq!(DeltaHeader::peek(&earlier), Some(expected.0));
+        assert_eq!(decode_all(&earlier), Ok(expected));
+    }
+    let mut patched = golden("patch.hex").to_vec();
+    patched[8] = 1;
+    let refused = Err(DeltaError::Corrupt {
+        what: "unknown page encoding",
+        offset: 172,
+    });
+    assert_eq!(Delta::decode(with_checksums_repaired(patched)), refused);
 }
 
 #[test]
 fn no_bit_of_a_delta_with_good_checksums_makes_the_reader_panic() {
-    for golden in [golden("raw.hex"), golden("zstd.hex")] {
+    for golden in goldens() {
         for bit in 12 * 8..golden.len() * 8 {
             let mut damaged = golden.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -117,7 +135,7 @@ fn no_bit_of_a_delta_with_good_checksums_makes_the_reader_panic() {
 /// Each rule between the fields, broken with good checksums: (offset, new bytes, what is said).
 #[test]
 fn each_rule_of_the_delta_is_enforced_by_name() {
-    let rules: [(usize, &[u8], &str); 21] = [
+    let rules: [(usize, &[u8], &str); 24] = [
         (12, &[2], "unknown flags"),
         (12, &[0], "a base position without its flag"),
         (16, &[0; 16], "cluster id zero"),
@@ -136,7 +154,10 @@ fn each_rule_of_the_delta_is_enforced_by_name() {
         (164, &[0, 0, 1, 0], "impossible page length"),
         (164, &[14], "page lengths do not add up to the payload"),
         (136, &[25], "payload length"),
-        (168, &[2], "unknown page encoding"),
+        (168, &[3], "unknown page encoding"),
+        (169, &[1], "too many pages in one entry"),
+        (168, &[0, 1], "too many pages in one entry"),
+        (168, &[2, 64], "too many pages in one entry"),
         (168, &[0], "impossible page length"),
         (171, &[1], "reserved bytes in the page table"),
     ];
@@ -180,7 +201,7 @@ fn a_count_of_pages_beyond_the_bytes_is_refused_before_anything_is_allocated() {
     assert_eq!(Delta::decode(huge.into()), Err(DeltaError::Short));
 }
 
-type Pages = Vec<(PageNumber, Vec<u8>)>;
+pub(super) type Pages = Vec<(PageNumber, Vec<u8>)>;
 
 fn encode(header: DeltaHeader, encoding: Encoding, pages: &Pages) -> Bytes {
     let mut writer = DeltaWriter::new(header, encoding);
@@ -191,17 +212,28 @@ fn encode(header: DeltaHeader, encoding: Encoding, pages: &Pages) -> Bytes {
     writer.finish()
 }
 
-fn decode_all(bytes: &Bytes) -> Result<(DeltaHeader, Pages), DeltaError> {
+pub(super) fn decode_all(bytes: &Bytes) -> Result<(DeltaHeader, Pages), DeltaError> {
     let delta = Delta::decode(bytes.clone())?;
-    let owned = |page: Result<(PageNumber, Cow<'_, [u8]>), DeltaError>| {
-        page.map(|(number, image)| (number, image.into_owned()))
-    };
-    let pages = delta.pages().map(owned).collect::<Result<_, _>>()?;
+    let pages = delta.pages(old).map(owned).collect::<Result<_, _>>()?;
     Ok((*delta.header(), pages))
 }
 
+pub(super) type Page<T> = Result<(PageNumber, T), DeltaError>;
+
+pub(super) fn owned(page: Page<Cow<'_, [u8]>>) -> Page<Vec<u8>> {
+    page.map(|(number, image)| (number, image.into_owned()))
+}
+
+/// What all pages were before: their own number, everywhere. Page 304 did not exist.
+pub(super) fn old(page: PageNumber, image: &mut [u8]) -> Result<(), DeltaError> {
+    if page.number() != 304 {
+        image.fill(page.number().to_le_bytes()[0]);
+    }
+    Ok(())
+}
+
 /// The checksums as a program with a defect, or an attacker, would set them.
-fn with_checksums_repaired(mut bytes: Vec<u8>) -> Bytes {
+pub(super) fn with_checksums_repaired(mut bytes: Vec<u8>) -> Bytes {
     let pages = u32::from_le_bytes(bytes[128..132].try_into().unwrap()) as usize;
     let payload = 160_usize
         .saturating_add(pages.saturating_mul(12))
@@ -213,7 +245,7 @@ fn with_checksums_repaired(mut bytes: Vec<u8>) -> Bytes {
     bytes.into()
 }
 
-fn golden_raw() -> (DeltaHeader, Pages) {
+pub(super) fn golden_raw() -> (DeltaHeader, Pages) {
     let header = DeltaHeader {
         cluster: ClusterId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
         origin: 0x1112_1314_1516_1718,
@@ -230,7 +262,7 @@ fn golden_raw() -> (DeltaHeader, Pages) {
     (header, vec![(PageNumber::new(2).unwrap(), image)])
 }
 
-fn golden_zstd() -> (DeltaHeader, Pages) {
+pub(super) fn golden_zstd() -> (DeltaHeader, Pages) {
     let header = DeltaHeader {
         base: Some(Position {
             term: 7,
@@ -248,7 +280,7 @@ fn golden_zstd() -> (DeltaHeader, Pages) {
     (header, pages.into())
 }
 
-fn random_delta(random: &mut Random) -> (DeltaHeader, Pages) {
+pub(super) fn random_delta(random: &mut Random) -> (DeltaHeader, Pages) {
     let page_size = page_sizes()[random.below(8)];
     let of = 1 + random.below(3) as u32;
     let part = Part {
@@ -294,10 +326,19 @@ fn random_delta(random: &mut Random) -> (DeltaHeader, Pages) {
     (header, pages.collect())
 }
 
+pub(super) fn golden(name: &str) -> Bytes {
+    golden_of("v2", name)
+}
+
+fn goldens() -> [Bytes; 3] {
+    ["raw.hex", "zstd.hex", "patch.hex"].map(golden)
+}
+
 /// The bytes of a golden file: hexadecimal digits, and comments from `#` to the end of the line.
-fn golden(name: &str) -> Bytes {
+fn golden_of(version: &str, name: &str) -> Bytes {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("golden/delta/v1")
+        .join("golden/delta")
+        .join(version)
         .join(name);
     let text = fs::read_to_string(path).unwrap();
     let digits: String = text

@@ -8,6 +8,7 @@
     reason = "a test that is wrong about its numbers should end there"
 )]
 
+mod blocks;
 mod delta;
 mod hash;
 mod patch;

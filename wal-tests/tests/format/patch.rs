@@ -216,8 +216,21 @@ fn the_layout_is_this_one() {
     new[300..304].fill(9);
     let stored = patch::encode(&[(&old, &new)]);
     // Plain, two runs: after 3 bytes 3, then after 294 bytes 4.
-    let golden = [0, 2, 3, 3, 7, 0, 8, 0xa6, 2, 4, 9, 9, 9, 9];
+    let golden = [0, 2, 3, 6, 7, 0, 8, 0xa6, 2, 8, 9, 9, 9, 9];
     assert_eq!(stored, golden);
+    // Pointers that follow one that was inserted, and those that follow one that was deleted.
+    let old: Vec<u8> = (0..=250).cycle().take(512).collect();
+    let mut new = old.clone();
+    new.copy_within(20..40, 22);
+    new[20..22].fill(0xaa);
+    new.copy_within(102..200, 100);
+    let golden = [0, 3, 20, 4, 0xaa, 0xaa, 0, 41, 5, 58, 197, 1, 4];
+    let stored = patch::encode(&[(&old, &new)]);
+    assert_eq!(stored, golden);
+    let mut pages = [old];
+    patch::apply(&mut pages, &stored).unwrap();
+    assert!(pages[0] == new);
+    let old = vec![0; 512];
     for (bytes, why) in [
         (&[][..], "nothing there"),
         (&[2, 0], "unknown form"),
@@ -225,8 +238,12 @@ fn the_layout_is_this_one() {
         (&[0, 0x80, 0], "a number with more bytes than it needs"),
         (&[0, 0x80, 0x80, 0x80], "a number is too large"),
         (&[0, 1, 0, 0], "a run outside the page"),
-        (&[0, 1, 0xff, 3, 2, 1, 1], "a run outside the page"),
-        (&[0, 1, 0, 2, 1], "a run is cut short"),
+        (&[0, 1, 0, 1, 2], "a run outside the page"),
+        (&[0, 1, 0xff, 3, 4, 1, 1], "a run outside the page"),
+        (&[0, 1, 0, 4, 1], "a run is cut short"),
+        (&[0, 1, 0, 5], "cut short"),
+        (&[0, 1, 0, 5, 3], "moved from outside the page"),
+        (&[0, 1, 0xfe, 3, 5, 2], "moved from outside the page"),
         (&[0, 0, 0], "bytes behind the last patch"),
         (&[1, 0, 0], "cannot be decompressed"),
     ] {
