@@ -229,3 +229,29 @@ fn a_whole_cluster_is_measured_row_by_row() {
     assert!(rows[0]["fdatasync_us"]["p50"].as_u64() > Some(0));
     assert_eq!(rows.iter().filter(|row| row["echo"].is_u64()).count(), 3);
 }
+
+#[test]
+fn transactions_cost_about_as_many_bytes_as_their_sql() {
+    let rows = measured(&[
+        "bytes",
+        "--json",
+        "--seconds",
+        "0.5",
+        "--rows",
+        "5000",
+        "--connections",
+        "1,16",
+    ]);
+    assert_eq!(rows.len(), 12);
+    for row in &rows {
+        let of = |name: &str| row[name].as_f64().expect("a number");
+        assert!(of("encoded") < of("pages") / 4.0, "{row}");
+        // A small table splits its pages more often than a large one.
+        assert!(of("encoded") < 4.0 * of("sql"), "{row}");
+        assert!(
+            of("encoded") < of("entry") && of("entry") < of("log"),
+            "{row}"
+        );
+        assert!(of("sent") > of("entry") / 2.0, "{row}");
+    }
+}

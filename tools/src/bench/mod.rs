@@ -12,8 +12,10 @@ pub mod load;
 pub mod measurement;
 pub mod plot;
 pub mod processes;
+pub mod transaction;
 pub mod workload;
 
 pub use load::{Load, run};
 pub use measurement::Measurement;
+pub use transaction::Transaction;
 pub use workload::Workload;

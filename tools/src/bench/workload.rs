@@ -6,6 +6,7 @@ use bytes::Bytes;
 use wal_tests::seed::Random;
 
 use super::connection::{Call, Connection};
+use super::transaction::Transaction;
 
 /// A kind of request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,6 +25,8 @@ pub enum Workload {
     Mixed,
     /// One row of 64 KiB.
     Large,
+    /// Written out as SQL.
+    Sql(Transaction),
 }
 
 /// What a read is to guarantee.
@@ -41,7 +44,7 @@ pub enum Level {
 
 impl Workload {
     /// All of them, by name.
-    pub const ALL: [(Self, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str); 16] = [
         (Self::Insert, "insert"),
         (Self::Batch, "batch"),
         (Self::Update, "update"),
@@ -52,6 +55,12 @@ impl Workload {
         (Self::Read(Level::Strong), "read-strong"),
         (Self::Mixed, "mixed"),
         (Self::Large, "large"),
+        sql(0),
+        sql(1),
+        sql(2),
+        sql(3),
+        sql(4),
+        sql(5),
     ];
 
     /// The one of this name.
@@ -93,6 +102,7 @@ impl Workload {
             Self::Large => {
                 "CREATE TABLE IF NOT EXISTS bench_large(id INTEGER PRIMARY KEY, name TEXT)"
             }
+            Self::Sql(_) => return prepare_accounts(connection, rows).await,
             _ => return prepare_rows(connection, rows).await,
         };
         execute(connection, sql).await
@@ -115,6 +125,15 @@ impl Workload {
                 body.push(']');
                 (EXECUTE_TRANSACTION, body)
             }
+            Self::Sql(transaction) => {
+                let statements = transaction.statements(random, rows);
+                let path = if statements.len() == 1 {
+                    EXECUTE
+                } else {
+                    EXECUTE_TRANSACTION
+                };
+                (path, serde_json::json!(statements).to_string())
+            }
             Self::Update => (EXECUTE, update("n", row, value)),
             Self::UpdateIndexed => (EXECUTE, update("k", row, value)),
             Self::Read(level) => (level.path(), selection(row)),
@@ -134,6 +153,11 @@ impl Workload {
             body: Bytes::from(body),
         }
     }
+}
+
+const fn sql(place: usize) -> (Workload, &'static str) {
+    let (transaction, name, _) = Transaction::ALL[place];
+    (Workload::Sql(transaction), name)
 }
 
 impl Level {
@@ -163,7 +187,7 @@ async fn prepare_rows(connection: &mut Connection, rows: u64) -> Result<(), Stri
     let table = "CREATE TABLE IF NOT EXISTS bench_rows(id INTEGER PRIMARY KEY, n INTEGER, \
          k INTEGER, name TEXT)";
     execute(connection, table).await?;
-    let mut have = count(connection).await?;
+    let mut have = count(connection, "bench_rows").await?;
     if have < rows {
         // An index that is there already would be filled in random order.
         execute(connection, "DROP INDEX IF EXISTS bench_rows_k").await?;
@@ -183,6 +207,21 @@ async fn prepare_rows(connection: &mut Connection, rows: u64) -> Result<(), Stri
     execute(connection, index).await
 }
 
+async fn prepare_accounts(connection: &mut Connection, rows: u64) -> Result<(), String> {
+    for sql in Transaction::schema() {
+        execute(connection, sql).await?;
+    }
+    let mut have = count(connection, "bench_accounts").await?;
+    while have < rows {
+        let upto = rows.min(have + CHUNK_ROWS);
+        for sql in Transaction::filling(have + 1, upto) {
+            execute(connection, &sql).await?;
+        }
+        have = upto;
+    }
+    Ok(())
+}
+
 async fn execute(connection: &mut Connection, sql: &str) -> Result<(), String> {
     let body = Bytes::from(serde_json::json!([sql]).to_string());
     let path = "/db/execute?timeout=120s";
@@ -190,10 +229,11 @@ async fn execute(connection: &mut Connection, sql: &str) -> Result<(), String> {
 }
 
 /// Rows of the table, which are numbered from 1 without gaps.
-async fn count(connection: &mut Connection) -> Result<u64, String> {
+async fn count(connection: &mut Connection, table: &str) -> Result<u64, String> {
+    let sql = format!("SELECT coalesce(max(id), 0) FROM {table}");
     let call = Call {
         path: "/db/query?level=strong&timeout=120s",
-        body: Bytes::from_static(br#"["SELECT coalesce(max(id), 0) FROM bench_rows"]"#),
+        body: Bytes::from(serde_json::json!([sql]).to_string()),
     };
     let answer = connection.call(call).await?;
     let parsed: serde_json::Value =

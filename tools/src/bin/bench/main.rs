@@ -5,11 +5,13 @@
 //! cargo run --release --bin bench -- compare --a http://localhost:4001 --b http://localhost:5001
 //! cargo run --release --bin bench -- floors
 //! cargo run --release --bin bench -- cluster
+//! cargo run --release --bin bench -- bytes
 //! ```
 //!
 //! The figures are for a reader to judge by the machine and what else it does. The exit code tells of
 //! errors only: it is not 0 when a request was not answered with a success.
 
+mod bytes;
 mod cluster;
 mod echo_process;
 mod table;
@@ -48,6 +50,8 @@ enum What {
     },
     /// Start three nodes on this machine and measure all of it.
     Cluster(cluster::Cluster),
+    /// Start three nodes on this machine and count the bytes that transactions cost.
+    Bytes(bytes::Bytes),
     /// Answer HTTP requests with their bodies; prints the address.
     #[command(hide = true)]
     Echo,
@@ -161,6 +165,7 @@ fn main() -> ExitCode {
                 seconds(time).and_then(|time| runtime.block_on(print_floors(&dir, time)))
             }
             What::Cluster(cluster) => cluster.run(&runtime),
+            What::Bytes(bytes) => bytes.run(&runtime),
             What::Echo => runtime
                 .block_on(echo::serve())
                 .map_err(|error| error.to_string()),
