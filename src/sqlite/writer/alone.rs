@@ -80,16 +80,26 @@ impl Writer {
         statement: &Statement,
     ) -> (Reply, bool) {
         let mut bytes_left = self.result_bytes_max;
-        if let Err(failure) = self.executor.forget_request(connection) {
+        let unready = |message| {
             let reply = Reply {
                 outcomes: Vec::new(),
-                error: Some(failure.message),
+                error: Some(message),
             };
-            return (reply, false);
+            (reply, false)
+        };
+        if let Err(failure) = self.executor.forget_request(connection) {
+            return unready(failure.message);
+        }
+        // The copy of the database is too large for memory, unlike the journals of savepoints.
+        if let Err(error) = connection.execute_batch("PRAGMA temp_store=FILE") {
+            return unready(error.to_string());
         }
         let (outcome, failure) =
             self.executor
                 .run(connection, statement, scope_of(request), &mut bytes_left);
+        if let Err(error) = connection.execute_batch("PRAGMA temp_store=MEMORY") {
+            tracing::warn!(%error, "the journals of savepoints will be files");
+        }
         let mut reply = Reply {
             outcomes: vec![outcome],
             error: None,
