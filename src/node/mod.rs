@@ -59,6 +59,7 @@ mod flight;
 mod footprint;
 mod frontier;
 mod gate;
+mod gathering;
 mod handover;
 mod health;
 mod identity;

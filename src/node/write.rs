@@ -2,18 +2,20 @@
 //!
 //! One group is in flight at a time; while it waits for the quorum, the next one fills. That is
 //! group commit: one SQLite transaction, one log entry, one fsync and one round trip for everything
-//! that arrived meanwhile. The owner thread takes its groups from the queue itself, and answers
-//! itself: each thread in between would have to be woken, and that is what a small write costs.
+//! that arrived meanwhile, and for what arrives while it is held (see [`Gathering`]). The owner
+//! thread takes its groups from the queue itself, and answers itself: each thread in between would
+//! have to be woken, and that is what a small write costs.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
 use super::api::{Refusal, Served, WriteRequest};
 use super::clients::{Clients, Waiter, answer, deliver, doubtful};
 use super::flight::Discard;
+use super::gathering::Gathering;
 use super::owner::{GroupEnd, Job, Load};
 use super::proposer::Ticket;
 use super::running::{Inner, NotLed};
@@ -35,6 +37,8 @@ struct QueuedWrite {
 /// The entrance of the write path.
 pub(crate) struct WriteQueue {
     line: Mutex<Line>,
+    /// The owner thread waits here while it holds a group.
+    gathered: Condvar,
     /// Whose queue it is.
     inner: OnceLock<Weak<Inner>>,
     room: Arc<Semaphore>,
@@ -46,12 +50,14 @@ struct Line {
     /// Whether the owner thread has been told that there are some.
     is_announced: bool,
     is_closed: bool,
+    gathering: Gathering,
 }
 
 impl WriteQueue {
     pub(crate) fn new() -> Self {
         Self {
             line: Mutex::default(),
+            gathered: Condvar::new(),
             inner: OnceLock::new(),
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
         }
@@ -69,6 +75,7 @@ impl WriteQueue {
         line.is_closed = true;
         let writes = std::mem::take(&mut line.writes);
         drop(line);
+        self.gathered.notify_one();
         drop(writes);
     }
 
@@ -144,8 +151,12 @@ impl WriteQueue {
             return false;
         }
         line.writes.push_back(queued);
+        let is_complete = line.gathering.is_complete(line.writes.len());
         let is_announced = std::mem::replace(&mut line.is_announced, true);
         drop(line);
+        if is_complete {
+            self.gathered.notify_one();
+        }
         if !is_announced {
             self.announce();
         }
@@ -159,6 +170,22 @@ impl WriteQueue {
             let owner = Arc::clone(&inner.owner);
             owner.submit(Job::Writes(inner));
         }
+    }
+
+    /// Holds the next group for clients that are about to come back, where that pays.
+    fn gather(&self) {
+        let mut line = self.line();
+        let waiting = line.writes.len();
+        let Some(limit) = line.gathering.begin(waiting) else {
+            return;
+        };
+        let begun = Instant::now();
+        let is_missing =
+            |line: &mut Line| !line.is_closed && line.gathering.misses(line.writes.len());
+        let held = self.gathered.wait_timeout_while(line, limit, is_missing);
+        let (mut line, _) = held.unwrap_or_else(PoisonError::into_inner);
+        let arrived = line.writes.len().saturating_sub(waiting);
+        line.gathering.ended(waiting, arrived, begun.elapsed());
     }
 
     /// Takes what is queued, up to the limits of a group. A request that cannot share a transaction
@@ -187,9 +214,11 @@ impl WriteQueue {
         (requests, waiters)
     }
 
-    /// After a group: has the next one run, if there is any.
-    fn go_on(&self) {
+    /// After a group of `answered` requests: has the next one run, if there is any.
+    fn go_on(&self, answered: usize, flight: Duration) {
         let mut line = self.line();
+        let expected = answered + line.writes.len();
+        line.gathering.group_ended(expected, flight);
         line.is_announced = !line.writes.is_empty();
         let is_announced = line.is_announced;
         drop(line);
@@ -210,14 +239,17 @@ impl Inner {
         self: &Arc<Self>,
         run: impl FnMut(Vec<Request>, &[Interest], &Ticket) -> Option<GroupEnd>,
     ) {
+        self.writes.gather();
+        let begun = Instant::now();
         let (requests, waiters) = self.writes.take_group();
+        let answered = requests.len();
         if !requests.is_empty() {
             match self.leading() {
                 Some(leader) => self.run_group(leader, requests, waiters, run),
                 None => answer(waiters, || Err(None)),
             }
         }
-        self.writes.go_on();
+        self.writes.go_on(answered, begun.elapsed());
     }
 
     fn run_group(
